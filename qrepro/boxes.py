@@ -1,0 +1,160 @@
+"""Boxes, priors and padded ground truth: the geometry that every other module speaks.
+
+A box is `xyxy` in pixels of the network input, float32, without the legacy "+1": its width is x2 - x1.
+Letters: B images, R locations (all priors of all levels), G padded truths, P positive pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+UNION_FLOOR = 1e-6  # square pixels; keeps 0 / 0 of two empty boxes at IoU 0
+
+
+@dataclass(frozen=True)
+class Truths:
+    """Ground truth of a batch, padded to the image with most objects.
+
+    boxes: (B, G, 4) xyxy; labels: (B, G) int64 in [0, classes); valid: (B, G) bool, false where padded.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+
+    def to(self, device: torch.device | str) -> Truths:
+        """The same truths on another device."""
+        return Truths(*(t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.valid)))
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What the dense outputs are relative to, levels concatenated.
+
+    boxes: (R, 4) prior boxes; cells: (R, 2) x, y of the top-left corner of each one's feature cell, pixels;
+    stride: (R,) pixels per cell; counts: number of priors per level, finest first, empty for a selection.
+    """
+
+    boxes: Tensor
+    cells: Tensor
+    stride: Tensor
+    counts: tuple[int, ...] = ()
+
+    def take(self, index: Tensor) -> Priors:
+        """The priors at `index` (P,), to go with outputs gathered at the same locations."""
+        return replace(self, boxes=self.boxes[index], cells=self.cells[index], stride=self.stride[index], counts=())
+
+    def level(self) -> Tensor:
+        """(R,) int64 index of the pyramid level of each prior, 0 the finest."""
+        device = self.boxes.device
+        return torch.arange(len(self.counts), device=device).repeat_interleave(torch.tensor(self.counts, device=device))
+
+    def inside(self, sizes: Tensor) -> Tensor:
+        """(B, R) bool: the prior's cell begins inside the image of size (B, 2) height, width in pixels."""
+        return (self.cells[None] < sizes.flip(-1)[:, None]).all(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchors:
+    """Anchor boxes of RetinaNet (arXiv 1708.02002, section 4): `octaves` scales times the ratios in every cell.
+
+    scale: side of the smallest square anchor in strides; ratios: height / width at constant area;
+    centre: where in its cell an anchor is centred, in cells (0.5 the middle; 0 the top-left corner, as MMDetection 2+).
+    """
+
+    scale: float = 4.0
+    octaves: int = 3
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    centre: float = 0.5
+
+    @property
+    def per_cell(self) -> int:
+        """Priors in one feature cell."""
+        return self.octaves * len(self.ratios)
+
+    def shapes(self, stride: float) -> Tensor:
+        """(A, 2) width, height in pixels of the anchors of one cell, ratio-major."""
+        side = stride * self.scale * 2.0 ** (torch.arange(self.octaves) / self.octaves)
+        root = torch.tensor(self.ratios).sqrt()
+        return torch.stack([side[None] / root[:, None], side[None] * root[:, None]], -1).flatten(0, 1)
+
+    def __call__(self, sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> Priors:
+        """Priors of feature maps of `sizes` (height, width) and `strides`; row by row, then along x, then per cell."""
+        return _grid(self, tuple(sizes), tuple(strides), device)
+
+
+@lru_cache(maxsize=32)
+def _grid(
+    anchors: Anchors, sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
+) -> Priors:
+    """The priors of one input size: kept, because most batches of a run share a handful of sizes."""
+    boxes, cells, stride_of = [], [], []
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        y, x = torch.meshgrid(torch.arange(height) * stride, torch.arange(width) * stride, indexing="ij")
+        corner = torch.stack([x, y], -1).float().view(-1, 1, 2).expand(-1, anchors.per_cell, 2).reshape(-1, 2)
+        half = anchors.shapes(stride).repeat(height * width, 1) / 2
+        centre = corner + anchors.centre * stride
+        boxes.append(torch.cat([centre - half, centre + half], -1))
+        cells.append(corner)
+        stride_of.append(torch.full((len(corner),), float(stride)))
+    return Priors(
+        torch.cat(boxes).to(device),
+        torch.cat(cells).to(device),
+        torch.cat(stride_of).to(device),
+        tuple(len(b) for b in boxes),
+    )
+
+
+PRIORS: dict[str, Callable[..., Any]] = {"anchors": Anchors}
+
+
+def area(boxes: Tensor) -> Tensor:
+    """(...,) square pixels of (..., 4) boxes; 0 for an inverted box."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap of broadcast boxes, one coordinate at a time so that no (..., 2) copy of a large pairing is made."""
+    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
+    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
+    return width.clamp(min=0) * height.clamp(min=0)
+
+
+def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
+    """(...,) IoU of boxes (..., 4) taken in pairs; differentiable in both."""
+    inter = _intersection(a, b)
+    return inter / (area(a) + area(b) - inter).clamp(min=UNION_FLOOR)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., N, M) IoU of every box of a (..., N, 4) with every box of b (..., M, 4)."""
+    return aligned_iou(a[..., :, None, :], b[..., None, :, :])
+
+
+def aligned_giou(a: Tensor, b: Tensor) -> Tensor:
+    """(...,) generalised IoU of pairs (arXiv 1902.09630, algorithm 1), in [-1, 1]; differentiable in both."""
+    inter = _intersection(a, b)
+    union = (area(a) + area(b) - inter).clamp(min=UNION_FLOOR)
+    hull = area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1))
+    hull = hull.clamp(min=UNION_FLOOR)
+    return inter / union - (hull - union) / hull
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes (B, N, 4) clipped to images of size (B, 2) height, width in pixels."""
+    limit = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def best_iou(boxes: Tensor, truths: Truths) -> Tensor:
+    """(B, N) IoU_truth of IoU-aware RetinaNet: max IoU of boxes (B, N, 4) with any truth of any class; 0 without truths."""
+    if truths.boxes.shape[1] == 0:
+        return boxes.new_zeros(boxes.shape[:2])
+    iou = pairwise_iou(truths.boxes, boxes)  # (B, G, N)
+    return iou.masked_fill_(~truths.valid[..., None], 0).amax(1)

@@ -1,0 +1,32 @@
+"""Fixtures shared by the tests: reference values, and where the real data sets may be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def golden():
+    """Loader of a file of MMDetection's reference values: golden("losses")["focal_loss"] is a tensor."""
+
+    def load(name: str) -> dict[str, torch.Tensor]:
+        with np.load(GOLDEN / f"{name}.npz") as file:
+            return {k: torch.from_numpy(file[k]) for k in file.files if file[k].dtype.kind in "fi"}
+
+    return load
+
+
+def shared_data(name: str) -> Path:
+    """The folder of a real data set, or a skip that says what was missing."""
+    root = Path(os.environ.get("QREPRO_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "data" / name
+    if not root.is_dir():
+        pytest.skip(f"{name}: not found; set QREPRO_SHARED to the folder that holds data/{name}")
+    return root.resolve()

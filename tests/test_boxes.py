@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from qrepro.boxes import Anchors, Truths, aligned_giou, aligned_iou, best_iou, clip, pairwise_iou
+from qrepro.represent import Delta
+
+
+def test_iou_by_hand():
+    a = torch.tensor([[0.0, 0, 4, 2], [0, 0, 1, 1], [5, 5, 5, 5]])
+    b = torch.tensor([[2.0, 0, 6, 2], [1, 1, 2, 2], [5, 5, 5, 5]])
+    torch.testing.assert_close(aligned_iou(a, b), torch.tensor([4 / 12, 0.0, 0.0]))
+    torch.testing.assert_close(aligned_giou(a, b)[:2], torch.tensor([1 / 3, -0.5]))
+    assert pairwise_iou(a, b).shape == (3, 3)
+    torch.testing.assert_close(pairwise_iou(a, b).diagonal(), aligned_iou(a, b))
+
+
+def test_iou_equals_torchvision_on_random_boxes():
+    from torchvision.ops import box_iou, generalized_box_iou
+
+    corner = torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(0)) * 50
+    boxes = torch.cat([corner, corner + torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(1)) * 30 + 0.1], -1)
+    torch.testing.assert_close(pairwise_iou(boxes[0], boxes[1]), box_iou(boxes[0], boxes[1]))
+    torch.testing.assert_close(aligned_giou(boxes[0], boxes[1]), generalized_box_iou(boxes[0], boxes[1]).diagonal())
+
+
+def test_best_iou_ignores_padding_and_empty_images():
+    truths = Truths(
+        torch.tensor([[[0.0, 0, 2, 2], [10, 10, 12, 12]]] * 2),
+        torch.zeros(2, 2, dtype=torch.int64),
+        torch.tensor([[True, False], [False, False]]),
+    )
+    boxes = torch.tensor([[[0.0, 0, 2, 1], [10, 10, 12, 12]]] * 2)
+    torch.testing.assert_close(best_iou(boxes, truths), torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
+    none = Truths(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
+    assert best_iou(boxes, none).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_clip_uses_height_and_width_in_order():
+    boxes = torch.tensor([[[-5.0, -5, 200, 200]]])
+    assert clip(boxes, torch.tensor([[100, 150]])).tolist() == [[[0, 0, 150, 100]]]
+
+
+def test_anchors_equal_mmdetection(golden):
+    ref = golden("assign")
+    sizes = [tuple(s) for s in ref["feature_sizes"].tolist()]
+    priors = Anchors(centre=0.0)(sizes, (8, 16, 32, 64, 128), torch.device("cpu"))
+    torch.testing.assert_close(priors.boxes, ref["retina9_anchors"], rtol=1e-5, atol=1e-4)
+    one = Anchors(scale=8, octaves=1, ratios=(1.0,), centre=0.0)(sizes, (8, 16, 32, 64, 128), torch.device("cpu"))
+    torch.testing.assert_close(one.boxes, ref["atss1_anchors"], rtol=1e-5, atol=1e-4)
+
+
+def test_anchor_centre_and_levels():
+    priors = Anchors(octaves=1, ratios=(1.0,), centre=0.5)([(2, 3), (1, 2)], (8, 16), torch.device("cpu"))
+    assert priors.counts == (6, 2) and priors.level().tolist() == [0] * 6 + [1] * 2
+    assert priors.boxes[1].tolist() == [12 - 16, 4 - 16, 12 + 16, 4 + 16]  # second cell of the first row, side 4 x 8
+    assert priors.cells[4].tolist() == [8, 8] and priors.stride.tolist() == [8.0] * 6 + [16.0] * 2
+    inside = priors.inside(torch.tensor([[8, 24], [16, 8]]))
+    assert inside[0].tolist() == [True] * 3 + [False] * 3 + [True, True]
+    assert inside[1].tolist() == [True, False, False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("name, stds", [("unit", (1.0, 1, 1, 1)), ("ssd", (0.1, 0.1, 0.2, 0.2))])
+def test_delta_equals_mmdetection(golden, name, stds):
+    ref = golden("coders")
+    from qrepro.boxes import Priors
+
+    anchors = ref["anchors"]
+    priors = Priors(anchors, anchors[:, :2], torch.ones(len(anchors)))
+    box = Delta(stds=stds)
+    torch.testing.assert_close(box.encode(ref["targets"], priors), ref[f"{name}_encoded"], rtol=1e-5, atol=1e-5)
+    decoded = clip(box.decode(ref[f"{name}_deltas"], priors)[None], torch.tensor([[256, 320]]))[0]
+    torch.testing.assert_close(decoded, ref[f"{name}_decoded"], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(box.decode(box.encode(ref["targets"], priors), priors), ref["targets"], rtol=1e-4, atol=1e-3)
