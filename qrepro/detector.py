@@ -114,3 +114,6 @@ class Detector(nn.Module):
     def decode(self, prediction: Prediction) -> Tensor:
         """Boxes (B, R, 4) xyxy in pixels of the network input, not clipped."""
         return self.box.decode(prediction.raw, prediction.priors)
+
+
+HEADS: dict[str, Callable[..., Any]] = {"towers": Head}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,3 +69,6 @@ class PostProcess:
         location, label = (level > log_threshold).nonzero(as_tuple=True)
         best = level[location, label].topk(min(self.per_level, len(location))).indices
         return location[best], label[best]
+
+
+POSTPROCESSES: dict[str, Callable[..., PostProcess]] = {"nms": PostProcess}

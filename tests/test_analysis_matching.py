@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 from pycocotools import mask
+from test_analysis_ap import make_detections, make_truths, random_case
 
 import analysis.matching
 from analysis.matching import iou_eval, iou_truth, pair_iou
 from analysis.results import BOX
-from tests.test_analysis_ap import make_detections, make_truths, random_case
 
 
 def test_a_well_placed_box_of_the_wrong_class():
-    """Fig. 5 of the paper in numbers: the disc's box fits the square at 0.8 and the only disc at 0.2."""
+    """Fig. 5 of the paper in numbers: the disc's box fits the square at 0.8 and the one uncrowded disc at 0.25."""
     truths = make_truths([1, 2], [1, 2], [
         (1, 1, 0, 0, 10, 10, 0), (1, 2, 0, 0, 10, 2, 0), (1, 2, 0, 0, 10, 8, 1), (2, 2, 0, 0, 10, 8, 0),
     ])  # fmt: skip

@@ -43,17 +43,20 @@ def test_truths_without_annotations_are_legal(tmp_path):
     assert len(truths.annotations) == 0 and truths.annotations["image_id"].dtype == np.int64
 
 
+BAD = {"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}
+
+
 @pytest.mark.parametrize("change, message", [
     ({"images": []}, "images is empty"),
     ({"images": TRUTHS["images"] * 2}, "images: id 5 occurs twice"),
     ({"images": [{"id": "5"}]}, r"images\[0\]: id must be an integer, got '5'"),
     ({"categories": {}}, "categories must be a list, got dict"),
-    ({"annotations": [{"image_id": 3, "category_id": 1, "bbox": [0, 0, 1, 1]}]}, r"annotations\[0\]: image_id .*: 3"),
-    ({"annotations": [{"image_id": 5, "category_id": 4, "bbox": [0, 0, 1, 1]}]}, r"annotations\[0\]: category_id .*: 4"),
-    ({"annotations": [{"image_id": 5, "category_id": 1, "bbox": [0, 0, -1, 1]}]}, r"annotations\[0\]: .*negative side"),
-    ({"annotations": [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1]}]}, r"annotations\[0\]: bbox must be 4 numbers"),
-    ({"annotations": [{"image_id": 5, "category_id": 1}]}, r"annotations\[0\]: bbox must be 4 numbers.*None"),
-    ({"annotations": [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1], "iscrowd": 2}]}, "iscrowd must be 0 or 1: 2"),
+    ({"annotations": [BAD | {"image_id": 3}]}, r"annotations\[0\]: image_id .*: 3"),
+    ({"annotations": [BAD | {"category_id": 4}]}, r"annotations\[0\]: category_id .*: 4"),
+    ({"annotations": [BAD | {"bbox": [0, 0, -1, 1]}]}, r"annotations\[0\]: .*negative side"),
+    ({"annotations": [BAD | {"bbox": [0, 0, 1]}]}, r"annotations\[0\]: bbox must be 4 numbers"),
+    ({"annotations": [BAD | {"bbox": None}]}, r"annotations\[0\]: bbox must be 4 numbers.*None"),
+    ({"annotations": [BAD | {"iscrowd": 2}]}, "iscrowd must be 0 or 1: 2"),
     ({"annotations": ["x"]}, r"annotations\[0\] must be an object, got 'x'"),
 ])  # fmt: skip
 def test_bad_truths_name_file_and_record(tmp_path, change, message):

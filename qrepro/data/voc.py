@@ -56,6 +56,16 @@ def read_voc(root: Path, split: str, classes: Sequence[str], one_based: bool) ->
     )
 
 
+def class_names(root: Path) -> tuple[str, ...]:
+    """Every class that an XML file in `root/Annotations` names, sorted.
+
+    Raises:
+        ValueError: malformed XML.
+    """
+    files = sorted((root / "Annotations").glob("*.xml"))
+    return tuple(sorted({_name(node) for file in files for node in _parse(file).findall("object")}))
+
+
 def _listed(root: Path, split: str) -> tuple[list[str], list[Defect]]:
     """Names of the images of a split, each once. A per-class list has a second column, which is not read."""
     file = root / "ImageSets" / "Main" / f"{split}.txt"

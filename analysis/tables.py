@@ -1,0 +1,253 @@
+"""A paper's table again: what is printed beside what was measured, with the trace of every number.
+
+The tidy frame of `regenerate` is the only source of both files: the CSV is the frame at full precision, the markdown
+its rounded view. No number is typed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.correlation import correlation_rows
+from analysis.oracle import parse_rule
+from analysis.results import Run
+
+TRACES = ["recipe", "overrides", "rule", "profile", "seeds", "hash", "commit", "images"]
+MEASURED, SPREAD = "_measured", "_sd"
+MISSING = "–"
+_NUMBER = r"[-+]?\d[\d.]*(?:e[-+]?\d+)?"
+_PERCENT = re.compile(r"m?(A[PR](?:\d+(?:\.\d+)?|[SML])?)")
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a printed or a regenerated table: text exactly as in the file, `_measured` and `_sd` columns as floats."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a CSV table: {error}") from None
+    for name in frame:
+        if str(name).endswith((MEASURED, SPREAD)):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    return frame
+
+
+def metric_columns(columns: Sequence[str]) -> list[str]:
+    """Those columns of a printed table that a run can measure: AP and AR families (also as mAP...), PCC, params_m."""
+    return [name for name in columns if _measure(name) is not None]
+
+
+def regenerate(printed: pd.DataFrame, runs: Mapping[tuple[str, str], Sequence[Run]]) -> pd.DataFrame:
+    """Put measured values beside the printed ones.
+
+    printed: a paper's table of strings: row, origin, settings, metrics, and of TRACES recipe, overrides, rule, profile.
+    runs: finished runs, one per seed, by (row, profile). Runs that were not evaluated by the rule of the row are left
+        out; with none left, the row counts as not run.
+    Returns one line per (row, profile with runs), or one line for a row without: row, origin, settings; per metric the
+        printed string, `<metric>_measured` (mean over seeds) and `<metric>_sd` (standard deviation over seeds, n - 1;
+        empty for one seed); TRACES. Unit: percent for the AP and AR families, the value itself for PCC, millions for
+        params_m. PCC is that of `quality` and `iou` of all positives.
+    """
+    if "row" not in printed:
+        raise ValueError(f"printed table: column 'row' is missing; present: {', '.join(printed.columns)}")
+    if printed["row"].duplicated().any():
+        raise ValueError(f"printed table: row {printed['row'][printed['row'].duplicated()].iloc[0]!r} occurs twice")
+    unknown = sorted({row for row, _ in runs} - set(printed["row"]))
+    if unknown:
+        raise ValueError(f"runs are given for row {unknown[0]!r}; the table has {', '.join(printed['row'])}")
+    metrics = metric_columns([str(name) for name in printed if name not in TRACES])
+    lines: list[dict[str, Any]] = []
+    for values in printed.to_dict("records"):
+        record = {str(name): value for name, value in values.items()}
+        given = [(profile, list(some)) for (row, profile), some in runs.items() if row == record["row"]]
+        usable = [(profile, _with_rule(some, record)) for profile, some in sorted(given)]
+        usable = [(profile, some) for profile, some in usable if some] or [("", [])]
+        lines += [_line(record, metrics, profile, some) for profile, some in usable]
+    return pd.DataFrame(lines)
+
+
+def missing_rows(frame: pd.DataFrame) -> list[str]:
+    """Slugs of the trainable rows (those with a recipe) of a regenerated table for which no run exists."""
+    return frame["row"][(frame["recipe"] != "") & (frame["seeds"] == "")].tolist()
+
+
+def display(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame as text for reading: numbers rounded, metrics of a regenerated table as "printed / measured ± sd".
+
+    AP and AR have one decimal, other floats three. In a regenerated table, columns that are empty throughout are left
+    out and hashes are cut to seven characters.
+    """
+    merged = [str(name).removesuffix(MEASURED) for name in frame if str(name).endswith(MEASURED)]
+    shown: dict[str, list[str]] = {}
+    for name in map(str, frame.columns):
+        if name in merged:
+            trio = zip(frame[name], frame[name + MEASURED], frame[name + SPREAD], strict=True)
+            shown[name] = [_merged_cell(name, *cells) for cells in trio]
+        elif not any(name == metric + suffix for metric in merged for suffix in (MEASURED, SPREAD)):
+            shown[name] = [_cell(name, value) for value in frame[name]]
+    if merged:
+        for name in ("hash", "commit"):
+            if name in shown:
+                shown[name] = [" ".join(part[:7] for part in cell.split()) for cell in shown[name]]
+        shown = {name: cells for name, cells in shown.items() if any(cells)}
+    return pd.DataFrame(shown, dtype=str)
+
+
+def markdown(frame: pd.DataFrame, title: str = "", notes: Sequence[str] = ()) -> str:
+    """Markdown of a frame: heading, what the cells mean, the aligned table, and notes as a list below it.
+
+    A regenerated table also lists the rows that were not run.
+    """
+    shown = display(frame)
+    parts = [f"# {title}"] if title else []
+    notes = list(notes)
+    if any(str(name).endswith(MEASURED) for name in frame):
+        parts.append(
+            f"Cells are *printed / measured*: the paper's value, then the mean over our seeds (± standard deviation "
+            f"where there are several); {MISSING} where there is none. AP and AR in percent, PCC as it is."
+        )
+        missing = missing_rows(frame)
+        if missing:
+            notes.insert(0, f"Not run: {', '.join(missing)}.")
+    parts.append("\n".join(_grid(shown)))
+    if notes:
+        parts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
+    """Write the frame at full precision, undefined values as empty cells."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False, lineterminator="\n")
+    return path
+
+
+def write_markdown(frame: pd.DataFrame, path: str | Path, title: str = "", notes: Sequence[str] = ()) -> Path:
+    """Write the markdown of the frame."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(markdown(frame, title, notes), encoding="utf-8")
+    return path
+
+
+def write_rows(
+    rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", notes: Sequence[str] = ()
+) -> tuple[Path, Path]:
+    """Write rows of any analysis as `path` (.csv) and, beside it, as markdown; returns both paths."""
+    path = Path(path)
+    if path.suffix != ".csv":
+        raise ValueError(f"{path}: a table is written to a name that ends in .csv")
+    frame = pd.DataFrame([dict(row) for row in rows])
+    return write_csv(frame, path), write_markdown(frame, path.with_suffix(".md"), title, notes)
+
+
+def is_number(text: str) -> bool:
+    """Whether a displayed cell is read as a number, and so aligned right: one number, or printed / measured ± sd."""
+    return bool(re.fullmatch(rf"{_NUMBER}|({_NUMBER}|{MISSING}) / ({_NUMBER}( ± {_NUMBER})?|{MISSING})", text))
+
+
+def _with_rule(runs: Sequence[Run], record: Mapping[str, Any]) -> list[Run]:
+    """The evaluated runs that hold metrics of the rule of a row, by seed."""
+    if not record.get("rule"):
+        raise ValueError(f"row {record['row']!r} has runs but its rule is empty")
+    usable = [run for run in runs if run.evaluated and _rule_metrics(run, record["rule"]) is not None]
+    seeds = [run.seed for run in usable]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"row {record['row']!r}: two runs of one seed: {', '.join(str(run.path) for run in usable)}")
+    return sorted(usable, key=lambda run: run.seed)
+
+
+def _rule_metrics(run: Run, rule: str) -> Mapping[str, Any] | None:
+    """Metrics of a rule by its meaning: power-1 and power-1.0 are one rule."""
+    meant = repr(parse_rule(rule))
+    return next((values for name, values in run.metrics["rules"].items() if repr(parse_rule(name)) == meant), None)
+
+
+def _line(record: Mapping[str, Any], metrics: Sequence[str], profile: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """One line of the tidy frame."""
+    line: dict[str, Any] = {}
+    for name, value in record.items():
+        if name in TRACES:
+            continue
+        line[name] = value
+        if name in metrics:
+            measure = _measure(name)
+            assert measure is not None
+            values = np.array([measure(run, record["rule"]) for run in runs])
+            line[name + MEASURED] = float(values.mean()) if len(values) else math.nan
+            line[name + SPREAD] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    texts = {name: _unique(run.info.get(name, "") for run in runs) for name in ("hash", "commit")}
+    images = _unique(run.metrics["images"] for run in runs)
+    given = {name: record.get(name, "") for name in ("recipe", "overrides", "rule")}
+    return line | given | {"profile": profile, "seeds": _unique(run.seed for run in runs)} | texts | {"images": images}
+
+
+def _unique(values: Any) -> str:
+    """Different values in their order, separated by spaces."""
+    return " ".join(dict.fromkeys(map(str, values)))
+
+
+def _measure(name: str) -> Callable[[Run, str], float] | None:
+    """How a run measures the metric of a column; None for a column that is a setting."""
+    percent = _PERCENT.fullmatch(name)
+    if percent:
+        return lambda run, rule: float((_rule_metrics(run, rule) or {}).get(percent[1], math.nan))
+    return {"PCC": _pcc, "params_m": _params}.get(name)
+
+
+def _pcc(run: Run, rule: str) -> float:
+    """Pearson correlation of estimated and true IoU over all positives; nan for a detector without estimate."""
+    if run.positives["quality"].isna().any():
+        return math.nan
+    return float(correlation_rows(run.positives["quality"], run.positives["iou"], [(0.0, 1.0)])[0]["pearson"])
+
+
+def _params(run: Run, rule: str) -> float:
+    """Parameters of the model in millions."""
+    return float(run.info.get("parameters", math.nan)) / 1e6
+
+
+def _merged_cell(name: str, printed: Any, measured: float, spread: float) -> str:
+    """Text of one metric: printed / measured ± sd."""
+    if not printed and math.isnan(measured):
+        return ""
+    value = MISSING if math.isnan(measured) else _cell(name, measured)
+    if not math.isnan(spread):
+        value += f" ± {_cell(name, spread)}"
+    return f"{printed or MISSING} / {value}"
+
+
+def _cell(name: str, value: Any) -> str:
+    """Text of one value: one decimal for percent, three for other floats, empty for undefined."""
+    if isinstance(value, float | np.floating):
+        if math.isnan(value):
+            return ""
+        return f"{value:.1f}" if _PERCENT.fullmatch(name) or name == "params_m" else f"{value:.3f}"
+    return str(value)
+
+
+def _grid(shown: pd.DataFrame) -> list[str]:
+    """Lines of a markdown table whose columns are padded; columns of numbers are aligned right."""
+    columns = [[str(name), *shown[name]] for name in shown]
+    columns = [[cell.replace("|", r"\|").replace("\n", " ") for cell in column] for column in columns]
+    if not columns:
+        return ["(no rows)"]
+    padded = []
+    for column in columns:
+        width = max(3, *map(len, column))
+        cells = [cell for cell in column[1:] if cell]
+        right = bool(cells) and all(map(is_number, cells))
+        rule = "-" * (width - 1) + ":" if right else "-" * width
+        column.insert(1, rule)
+        padded.append([cell.rjust(width) if right else cell.ljust(width) for cell in column])
+    return ["| " + " | ".join(line) + " |" for line in zip(*padded, strict=True)]

@@ -1,0 +1,152 @@
+"""Checking a data set: what is in it, and what is wrong with it."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from qrepro.data.annotations import Annotations, Defect, Image
+from qrepro.data.coco import read_coco
+from qrepro.data.voc import VOC_CLASSES, class_names, read_voc
+
+# COCO's borders between small, medium and large objects, in pixels^2 of `area`.
+MEDIUM, LARGE = 32**2, 96**2
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a split holds.
+
+    Attributes:
+        name: of the split.
+        images: how many pictures.
+        empty: pictures among them without objects.
+        objects: usable objects, the ignored ones included.
+        ignored: crowd or difficult objects among them.
+        per_class: objects of each class, the ignored ones included, in the order of the classes.
+        small: objects of less than 32^2 pixels^2, the ignored ones included.
+        medium: objects between.
+        large: objects of 96^2 pixels^2 and more.
+        defects: those found at reading, then those of the picture files.
+    """
+
+    name: str
+    images: int
+    empty: int
+    objects: int
+    ignored: int
+    per_class: dict[str, int]
+    small: int
+    medium: int
+    large: int
+    defects: tuple[Defect, ...]
+
+
+def check(annotations: Annotations, pictures: bool = True) -> Report:
+    """Count a split and, unless `pictures` is False, open every picture of it."""
+    counts = [len(objects) for objects in annotations.objects]
+    labels = np.concatenate([np.empty(0, np.int64), *(objects.labels for objects in annotations.objects)])
+    area = np.concatenate([np.empty(0, np.float32), *(objects.area for objects in annotations.objects)])
+    per_label = np.bincount(labels, minlength=len(annotations.classes)).tolist()
+    # Several ids may share a name: their counts then do, too.
+    per_class = dict.fromkeys(annotations.classes, 0)
+    for name, count in zip(annotations.classes, per_label, strict=True):
+        per_class[name] += count
+    return Report(
+        name=annotations.name,
+        images=len(annotations),
+        empty=counts.count(0),
+        objects=sum(counts),
+        ignored=sum(int(objects.ignore.sum()) for objects in annotations.objects),
+        per_class=per_class,
+        small=int((area < MEDIUM).sum()),
+        medium=int(((area >= MEDIUM) & (area < LARGE)).sum()),
+        large=int((area >= LARGE).sum()),
+        defects=annotations.defects + (_picture_defects(annotations.images) if pictures else ()),
+    )
+
+
+def find_sets(path: Path) -> Iterator[tuple[str, Annotations]]:
+    """What there is to check below a folder or in a COCO JSON file: label and annotations, read one after the other.
+
+    Found are `annotations/instances_*.json`, and every list in `ImageSets/Main` of the folder itself, of its
+    subfolders and of those in `VOCdevkit`, the lists of single classes left out. A VOC folder with other classes than
+    Pascal's 20 has those that its XML files name, sorted, and pixels counted from 0.
+
+    Raises:
+        FileNotFoundError: no such path, or nothing in it that could be checked.
+        ValueError: while iterating, for files that cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        found = [(path.name, partial(_read_json, path))]
+    else:
+        files = sorted((path / "annotations").glob("instances_*.json"))
+        found = [(str(file.relative_to(path)), partial(_read_json, file)) for file in files]
+        for folder in _voc_folders(path):
+            found += _voc_splits(folder, path)
+    if not found:
+        raise FileNotFoundError(f"{path}: neither annotations/instances_*.json nor ImageSets/Main/*.txt in it")
+    return ((label, read()) for label, read in found)
+
+
+def _read_json(file: Path) -> Annotations:
+    """A COCO file with its pictures in `../<split>`, or, where there is no such folder, beside it."""
+    beside = file.absolute().parent
+    folder = beside.parent / file.stem.removeprefix("instances_")
+    return read_coco(file, folder if folder.is_dir() else beside)
+
+
+def _voc_folders(path: Path) -> list[Path]:
+    """The folders in VOC layout."""
+    candidates = [path, *sorted(path.glob("*/")), *sorted(path.glob("VOCdevkit/*/"))]
+    return [folder for folder in candidates if (folder / "ImageSets" / "Main").is_dir()]
+
+
+def _voc_splits(folder: Path, path: Path) -> list[tuple[str, Callable[[], Annotations]]]:
+    """Label and reader of each split of a VOC folder."""
+    classes = class_names(folder)
+    pascal = set(classes) <= set(VOC_CLASSES)
+    lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
+    # Pascal's `aeroplane_train.txt` lists the same images as `train.txt`, with a column about aeroplanes.
+    splits = [file.stem for file in lists if file.stem.rpartition("_")[0] not in classes]
+    return [
+        (
+            (folder.relative_to(path) / split).as_posix(),
+            partial(read_voc, folder, split, VOC_CLASSES if pascal else classes, one_based=pascal),
+        )
+        for split in splits
+    ]
+
+
+def _picture_defects(images: Sequence[Image]) -> tuple[Defect, ...]:
+    """One defect for each picture that is missing, damaged or of another size, in the order of the images."""
+    # Decoding releases the interpreter lock, so that threads help.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return tuple(defect for defect in pool.map(_picture_defect, images) if defect is not None)
+
+
+def _picture_defect(image: Image) -> Defect | None:
+    """What is wrong with a picture file, if anything."""
+    if not image.file.is_file():
+        return Defect(str(image.file), "no such picture")
+    try:
+        with PIL.Image.open(image.file) as opened:
+            opened.verify()
+        # verify leaves the picture unusable, and does not decode it: only load finds a truncated one.
+        with PIL.Image.open(image.file) as opened:
+            opened.load()
+            width, height = opened.size
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        return Defect(str(image.file), f"picture cannot be read ({error})")
+    if (width, height) != (image.width, image.height):
+        return Defect(
+            str(image.file), f"picture is {width} x {height} pixels, its annotation says {image.width} x {image.height}"
+        )
+    return None

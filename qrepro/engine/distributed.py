@@ -1,0 +1,65 @@
+"""Several processes: what `torchrun` says about this one, and how they talk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among `world`; `device` is the one it trains on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[Place]:
+    """The process group for the duration of a block; a single process makes none.
+
+    device: `cpu`, `cuda`, `cuda:1`, or None for a GPU where there is one.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = pick(device, local)
+    if world == 1:
+        yield Place(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Place(rank, world, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def pick(device: str | None, local: int = 0) -> torch.device:
+    """The device of a name; without one, a GPU where there is one. Raises `ValueError` for one that is not here."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"--device {device}: allowed are cpu, cuda, cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {device}: allowed are cpu, cuda, cuda:N")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {device}: this machine has no GPU that torch {torch.__version__} can use")
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs")
+        return chosen if chosen.index is not None else torch.device("cuda", local)
+    return chosen

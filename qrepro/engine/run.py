@@ -1,0 +1,129 @@
+"""A run folder: where a recipe's results lie, its identity card, its log and its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from qrepro import __version__
+from qrepro.engine.atomic import replacing, write_text
+from qrepro.recipe.schema import Recipe
+
+
+def folder(root: Path, recipe: Recipe, seed: int) -> Path:
+    """`results/<recipe>[+overrides]/<profile>/seed<k>`: a run with overrides never passes for the recipe itself."""
+    suffix = ",".join(re.sub(r"[^\w.=-]+", "_", text) for text in recipe.overrides)
+    if len(suffix) > 100:
+        suffix = recipe.hash
+    return root / (recipe.name + (f"+{suffix}" if suffix else "")) / recipe.profile / f"seed{seed}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of one trained model; see the architecture of results/ in the README."""
+
+    path: Path
+
+    @property
+    def card(self) -> Path:
+        """Identity of the run."""
+        return self.path / "run.json"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a logged step."""
+        return self.path / "log.jsonl"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the highest AP, where the schedule evaluates during training."""
+        return self.path / "best.pt"
+
+    def write_card(self, recipe: Recipe, seed: int, **more: Any) -> None:
+        """Record what is trained here, and by what."""
+        card = {
+            "recipe": recipe.name,
+            "profile": recipe.profile,
+            "seed": seed,
+            "hash": recipe.hash,
+            "overrides": recipe.overrides,
+            "commit": commit(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {
+                "qrepro": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+            **more,
+            "values": recipe.values(),
+        }
+        write_text(self.card, json.dumps(card, indent=1))
+
+    def read_card(self) -> dict[str, Any]:
+        """The identity card; raises `ValueError` where there is none."""
+        try:
+            return json.loads(self.card.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{self.path}: not a run folder (no run.json); `qrepro train` makes one") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.card}: broken JSON: {error}") from error
+
+    def cut_log(self, step: int) -> None:
+        """Drop log lines after `step`: a resumed run writes them again."""
+        if self.log.exists():
+            lines = [line for line in self.log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            write_text(self.log, "".join(f"{line}\n" for line in kept))
+
+
+def commit() -> str:
+    """Commit of the checkout that this code runs from, `-dirty` with local changes, or `` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        call = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values so that a crash leaves the old file or the new one."""
+    with replacing(path) as partial:
+        torch.save(content, partial)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours without executing anything in it; `ValueError` for any other file."""
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for files that are not its own
+        raise ValueError(f"checkpoint {path}: not readable ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or "model_hash" not in content:
+        raise ValueError(f"checkpoint {path}: not written by qrepro")
+    return content
+
+
+def fit(content: dict[str, Any], recipe: Recipe, path: Path) -> None:
+    """Raise `ValueError` unless a checkpoint holds the network of this recipe."""
+    if content["model_hash"] != recipe.model_hash:
+        raise ValueError(
+            f"checkpoint {path}: holds the network of recipe {content['recipe']} on profile {content['profile']}, "
+            f"which differs from {recipe.name} on {recipe.profile}"
+        )

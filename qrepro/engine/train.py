@@ -1,0 +1,288 @@
+"""The training loop: one recipe, one data set, any number of processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from qrepro.data.annotations import Annotations, concatenate, subset
+from qrepro.data.loader import Batch, Pictures, Steps, aspect_groups, loader
+from qrepro.data.sets import read_split
+from qrepro.data.transforms import TRANSFORMS, Normalise
+from qrepro.detector import Detector
+from qrepro.engine.distributed import Place, joined
+from qrepro.engine.run import Run, fit, load_checkpoint, save_checkpoint
+from qrepro.engine.schedule import Plan, make_optimiser
+from qrepro.objective import Objective, total
+from qrepro.recipe.build import build_detector, build_objective
+from qrepro.recipe.schema import Recipe
+
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Report = Callable[[dict[str, Any]], None]
+Evaluate = Callable[[Detector], float]
+
+
+class Diverged(RuntimeError):
+    """A loss term became infinite or not a number."""
+
+
+@dataclass
+class State:
+    """What a training is besides its recipe; saved and restored as a whole."""
+
+    model: Detector
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None
+    step: int = 0
+    best: float = -math.inf
+    since: dict[str, float] = field(default_factory=dict)
+
+    def content(self, recipe: Recipe, seed: int) -> dict[str, Any]:
+        """Tensors and plain values only, so that `weights_only` loading reads it."""
+        return {
+            "recipe": recipe.name,
+            "profile": recipe.profile,
+            "hash": recipe.hash,
+            "model_hash": recipe.model_hash,
+            "seed": seed,
+            "step": self.step,
+            "best": self.best,
+            "since": dict(self.since),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Continue where `content` was saved."""
+        self.model.load_state_dict(content["model"])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.scaler.load_state_dict(content["scaler"])
+        if self.average:
+            self.average.load_state_dict(content["average"])
+        self.step, self.best, self.since = content["step"], content["best"], content["since"]
+        torch.set_rng_state(content["random"])
+
+
+def open_split(recipe: Recipe, root: Path, split: str) -> Annotations:
+    """A split of the recipe's data set, its classes checked against the recipe's."""
+    data = recipe.data
+    names = data.classes if isinstance(data.classes, list) else None
+    annotations = read_split(data.format, root, split, names, data.one_based)
+    if len(annotations.classes) != data.class_count:
+        raise ValueError(
+            f"{annotations.name}: {len(annotations.classes)} classes, but profile {recipe.profile} has {data.class_count}"
+        )
+    return subset(annotations, data.limit) if data.limit else annotations
+
+
+def training_pictures(recipe: Recipe, root: Path) -> Pictures:
+    """The recipe's training data with its augmentation."""
+    annotations = concatenate([open_split(recipe, root, split) for split in recipe.data.train])
+    transforms = [part.build(TRANSFORMS) for part in recipe.image.train]
+    return Pictures(annotations, transforms, Normalise(mean=recipe.image.mean, std=recipe.image.std), recipe.data.cache)
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    run: Run,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    workers: int = 0,
+    report: Report = lambda record: None,
+    evaluate: Evaluate | None = None,
+) -> None:
+    """Train `recipe` on the data set at `data` into a run folder.
+
+    Raises `ValueError` for unusable input before anything is written, and `Diverged` when a loss is no longer finite.
+    With `resume` it continues from the folder's last checkpoint and ends in the same bits as an uninterrupted run (CPU).
+    """
+    with joined(device) as place:
+        if recipe.schedule.batch % place.world:
+            raise ValueError(f"schedule.batch {recipe.schedule.batch} cannot be shared by {place.world} processes")
+        pictures = training_pictures(recipe, data)
+        groups = aspect_groups(pictures.annotations) * int(recipe.image.group_aspect)
+        plan = Plan.of(recipe.schedule, Steps.per_epoch(groups, recipe.schedule.batch))
+        state = _start(recipe, run, seed, place, resume)
+        if place.first:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.cut_log(state.step if resume else -1)
+            if not resume:
+                for stale in (run.last, run.best):
+                    stale.unlink(missing_ok=True)
+            parameters = sum(p.numel() for p in state.model.parameters())
+            run.write_card(recipe, seed, steps=plan.total, parameters=parameters, lr=plan.lr, processes=place.world)
+        steps = Steps(groups, recipe.schedule.batch, state.step, plan.total, seed, place.rank, place.world)
+        batches = loader(pictures, steps, recipe.image.pad, workers, place.device.type == "cuda")
+        _Loop(recipe, run, seed, place, plan, state, report, evaluate).go(batches)
+
+
+def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> State:
+    """A fresh state, or the one in the folder's last checkpoint."""
+    torch.manual_seed(seed)
+    model = build_detector(recipe)
+    found = load_checkpoint(run.last) if resume else None
+    if found is None:
+        model.backbone.load_pretrained()
+    else:
+        fit(found, recipe, run.last)
+        if (found["hash"], found["seed"]) != (recipe.hash, seed):
+            raise ValueError(f"--resume: {run.last} was trained with other settings (hash {found['hash']}, seed {found['seed']})")
+    layout = torch.channels_last if recipe.schedule.channels_last else torch.contiguous_format
+    model = model.to(place.device, memory_format=layout)
+    average = None
+    if recipe.schedule.ema:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.schedule.ema), use_buffers=True)
+    scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.schedule.precision == "fp16")
+    state = State(model, make_optimiser(recipe.schedule, model), scaler, average)
+    if found is not None:
+        state.restore(found)
+    return state
+
+
+class _Loop:
+    """One training, step by step."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        seed: int,
+        place: Place,
+        plan: Plan,
+        state: State,
+        report: Report,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.recipe, self.run, self.seed, self.place, self.plan, self.state = recipe, run, seed, place, plan, state
+        self.report, self.evaluate = report, evaluate
+        self.objective: Objective = build_objective(recipe)
+        self.model: nn.Module = state.model
+        if place.world > 1:
+            devices = [place.device] if place.device.type == "cuda" else None
+            self.model = DistributedDataParallel(state.model, device_ids=devices)
+        self.layout = torch.channels_last if recipe.schedule.channels_last else torch.contiguous_format
+
+    def go(self, batches: Any) -> None:
+        """All remaining steps; the last one leaves a checkpoint."""
+        self.model.train()
+        begin, waited = time.perf_counter(), 0.0
+        ready = begin
+        for batch in batches:
+            waited += time.perf_counter() - ready
+            terms = self.step(batch.to(self.place.device, self.layout))
+            state, every = self.state, self.recipe.schedule
+            for name, value in terms.items():
+                state.since[name] = state.since.get(name, 0.0) + value
+            state.since["steps"] = state.since.get("steps", 0.0) + 1
+            done = state.step == self.plan.total
+            if state.step % every.log_every == 0 or done:
+                elapsed = time.perf_counter() - begin
+                self._log(elapsed, waited)
+                begin, waited = time.perf_counter(), 0.0
+            if self.evaluate and every.evaluate_every and (state.step % every.evaluate_every == 0 or done):
+                self._judge()
+            if state.step % every.checkpoint_every == 0 or done:
+                self._save(self.run.last)
+            ready = time.perf_counter()
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; returns the loss terms."""
+        state, schedule = self.state, self.recipe.schedule
+        rate = self.plan.rate(state.step)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        precision = PRECISION[schedule.precision]
+        with torch.autocast(self.place.device.type, precision, enabled=precision != torch.float32):
+            prediction = self.model(batch.images)
+        losses = self.objective(prediction, batch.truths, batch.sizes)
+        loss: Tensor = total(losses)
+        terms = dict(zip(losses, torch.stack([v.detach() for v in losses.values()]).tolist(), strict=True))
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                kept = f"the checkpoint of step {load_checkpoint(self.run.last)['step']} is kept in {self.run.last}"
+                kept = kept if self.run.last.exists() else "no checkpoint was written yet"
+                raise Diverged(f"step {state.step + 1}: loss term {name} is {value} (lr {rate:.3g}); {kept}")
+        state.optimiser.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()
+        if schedule.clip is not None:
+            state.scaler.unscale_(state.optimiser)
+            nn.utils.clip_grad_norm_(state.model.parameters(), schedule.clip)
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
+        if state.average:
+            state.average.update_parameters(state.model)
+        state.step += 1
+        return terms
+
+    def _log(self, elapsed: float, waited: float) -> None:
+        """One line of the log: means since the line before."""
+        since, self.state.since = self.state.since, {}
+        steps = since.pop("steps")
+        terms = {name: value / steps for name, value in since.items()}
+        record = {
+            "step": self.state.step,
+            "total": self.plan.total,
+            "lr": self.plan.rate(self.state.step - 1),
+            "loss": sum(terms.values()),
+            **terms,
+            "images_per_s": self.recipe.schedule.batch * steps / elapsed,
+            "waiting_for_data": waited / elapsed,
+        }
+        self._write(record)
+
+    def _judge(self) -> None:
+        """Evaluate, and keep the checkpoint of the highest AP."""
+        if not self.place.first or self.evaluate is None:
+            return
+        ap = self.evaluate(evaluated(self.state))
+        self.model.train()
+        if ap > self.state.best:
+            self.state.best = ap
+            self._save(self.run.best)
+        self._write({"step": self.state.step, "AP": ap})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.place.first:
+            with self.run.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            self.report(record)
+
+    def _save(self, path: Path) -> None:
+        if self.place.first:
+            save_checkpoint(path, self.state.content(self.recipe, self.seed))
+
+
+def evaluated(state: State) -> Detector:
+    """The model that is evaluated: the average where there is one."""
+    return state.average.module if state.average else state.model
+
+
+def restore_detector(recipe: Recipe, path: Path) -> Detector:
+    """The trained network of a checkpoint, averaged weights where they were kept."""
+    content = load_checkpoint(path)
+    fit(content, recipe, path)
+    model = build_detector(recipe)
+    average = content["average"]
+    if average is None:
+        model.load_state_dict(content["model"])
+    else:
+        model.load_state_dict({k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")})
+    return model

@@ -1,0 +1,208 @@
+"""What a recipe may say. Every number of a method and of its training is a value here; unknown keys are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from qrepro.assign import ASSIGNERS
+from qrepro.backbone import BACKBONES, NECKS
+from qrepro.boxes import PRIORS
+from qrepro.data.transforms import TRANSFORMS
+from qrepro.detector import HEADS
+from qrepro.losses import BOX_LOSSES, CLASS_LOSSES, CODE_LOSSES, QUALITY_LOSSES
+from qrepro.postprocess import POSTPROCESSES
+from qrepro.quality import ESTIMATORS, Rule
+from qrepro.recipe.parts import LossPart, Part, member
+from qrepro.represent import REPRESENTATIONS
+from qrepro.target import CLASS_TARGETS
+
+
+IDENTITY = ("name", "profile", "overrides", "card", "score", "postprocess")  # decide nothing about training
+OPERATIONAL = {"data": ("cache",), "schedule": ("checkpoint_every", "evaluate_every", "log_every")}  # nor do these
+
+
+class Section(BaseModel):
+    """A mapping of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Paper(Section):
+    """A row of a paper's table that this recipe is."""
+
+    arxiv: str
+    table: str | int
+    row: str
+    AP: float | None = None
+
+
+class Card(Section):
+    """What a reader must know about a recipe; no influence on what is computed."""
+
+    summary: str = ""
+    paper: list[Paper] = []
+    deviations: list[str] = []
+
+
+class Data(Section):
+    """The data set. classes: their names in order, or their number where the annotation file names them.
+
+    train: splits trained on together; eval: split evaluated on; one_based: VOC's pixel coordinates, which begin at 1;
+    cache: keep decoded and resized pictures in memory; limit: use only the first so many images of each split.
+    """
+
+    name: str
+    format: Literal["coco", "voc"]
+    classes: int | list[str]
+    train: list[str]
+    eval: str
+    one_based: bool = False
+    cache: bool = False
+    limit: int | None = Field(None, gt=0)
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes."""
+        return self.classes if isinstance(self.classes, int) else len(self.classes)
+
+
+class Picture(Section):
+    """From a picture file to the network's input. train, eval: transforms in order; pad: sides padded to a multiple."""
+
+    train: list[Annotated[Part, member(TRANSFORMS)]]
+    eval: list[Annotated[Part, member(TRANSFORMS)]]
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    pad: int = Field(32, gt=0)
+    group_aspect: bool = True
+
+
+class Losses(Section):
+    """Loss terms (see `qrepro.objective`); count: how positives are counted in the normaliser."""
+
+    classes: Annotated[LossPart, member(CLASS_LOSSES)] = Field(alias="class")
+    code: Annotated[LossPart, member(CODE_LOSSES)] | None = None
+    box: Annotated[LossPart, member(BOX_LOSSES)] | None = None
+    quality: Annotated[LossPart, member(QUALITY_LOSSES)] | None = None
+    count: Literal["images", "batch"] = "images"
+
+
+class Optimiser(Section):
+    """Optimiser. lr is meant for `lr_batch` images a step and is scaled linearly with the batch that is used."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    lr_batch: int = Field(16, gt=0)
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-4
+
+
+class Warmup(Section):
+    """Linear rise of the learning rate from `ratio` times its value over the first `steps` optimiser steps."""
+
+    steps: int = Field(500, ge=0)
+    ratio: float = Field(1 / 3, ge=0, le=1)
+
+
+class Decay(Section):
+    """`step`: times `factor` at each of `at` (in the unit of the schedule's length); `cosine`: down to `factor` times lr."""
+
+    kind: Literal["step", "cosine"] = "step"
+    at: list[float] = []
+    factor: float = 0.1
+
+
+class Schedule(Section):
+    """How long and how: exactly one of epochs and steps.
+
+    shorten: the whole schedule, warm-up and decay included, squeezed into so many steps; batch: images a step over all
+    processes; clip: L2 norm of the gradient, null for none; ema: decay of an averaged copy that is evaluated, null for none.
+    """
+
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    shorten: int | None = Field(None, gt=0)
+    batch: int = Field(16, gt=0)
+    optimiser: Optimiser
+    warmup: Warmup = Warmup()
+    decay: Decay = Decay()
+    clip: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    ema: float | None = Field(None, gt=0, lt=1)
+    checkpoint_every: int = Field(1000, gt=0)
+    evaluate_every: int | None = Field(None, gt=0)
+    log_every: int = Field(20, gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Schedule:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"needs exactly one of epochs and steps, got epochs {self.epochs} and steps {self.steps}")
+        return self
+
+
+class Recipe(Section):
+    """One trained model on one profile's data: the merged and filled recipe."""
+
+    name: str
+    profile: str
+    overrides: list[str] = []
+    card: Card = Card()
+    data: Data
+    image: Picture
+    backbone: Annotated[Part, member(BACKBONES)]
+    neck: Annotated[Part, member(NECKS)]
+    prior: Annotated[Part, member(PRIORS)]
+    head: Annotated[Part, member(HEADS)]
+    box: Annotated[Part, member(REPRESENTATIONS)]
+    quality: Annotated[Part, member(ESTIMATORS)]
+    assign: Annotated[Part, member(ASSIGNERS)]
+    target: Annotated[Part, member(CLASS_TARGETS)]
+    loss: Losses
+    score: str
+    postprocess: Annotated[Part, member(POSTPROCESSES)]
+    schedule: Schedule
+
+    @field_validator("score")
+    @classmethod
+    def _known_rule(cls, name: str) -> str:
+        return Rule.parse(name).name
+
+    @model_validator(mode="after")
+    def _quality_is_trained(self) -> Recipe:
+        needs = Rule.parse(self.score).exponents[1] > 0
+        if needs and self.quality.kind == "none":
+            raise ValueError(f"score: {self.score} needs a quality estimate, but quality.kind is none")
+        if (self.quality.kind == "none") != (self.loss.quality is None):
+            raise ValueError("loss.quality and quality: a quality estimate needs its loss, and a loss its estimate")
+        return self
+
+    def values(self) -> dict[str, Any]:
+        """Everything as plain data, as `resolve` would read it again."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=False)
+
+    @property
+    def hash(self) -> str:
+        """Of all that decides what is trained: equal for two recipes that differ in name, ranking or logging only."""
+        values = self.values()
+        for section, keys in OPERATIONAL.items():
+            for key in keys:
+                del values[section][key]
+        return _digest({k: v for k, v in values.items() if k not in IDENTITY})
+
+    @property
+    def model_hash(self) -> str:
+        """Of what a checkpoint must fit: the network and its number of classes."""
+        parts = {k: self.values()[k] for k in ("neck", "prior", "head", "box", "quality")}
+        backbone = {k: v for k, v in self.backbone.options.items() if k in ("depth", "groups", "group_width", "style")}
+        return _digest({**parts, "backbone": backbone, "classes": self.data.class_count})
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits of a mapping's content."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
