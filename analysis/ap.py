@@ -148,7 +148,7 @@ def _run_hotcoco(
         annotations["image_id"].to_numpy(np.int64),
         annotations["category_id"].to_numpy(np.int64),
         _xywh(annotations),
-        ids=np.arange(1, len(annotations) + 1),  # an id of 0 reads as "unmatched"
+        ids=np.arange(1, len(annotations) + 1),  # those of the file may be absent or repeated
         area=annotations["area"].to_numpy(np.float64),
         iscrowd=annotations["iscrowd"].to_numpy(np.int64),
     )

@@ -22,8 +22,8 @@ from analysis.results import Run
 TRACES = ["recipe", "overrides", "rule", "profile", "seeds", "hash", "commit", "images"]
 MEASURED, SPREAD = "_measured", "_sd"
 MISSING = "–"
-_NUMBER = r"[-+]?\d[\d.]*(?:e[-+]?\d+)?"
-_PERCENT = re.compile(r"m?(A[PR](?:\d+(?:\.\d+)?|[SML])?)")
+_NUMBER = r"[-+]?\d[\d.]*(?:e[-+]?\d+)?%?"
+_PERCENT = re.compile(r"m?(AP(?:\d+(?:\.\d+)?|[SML])?|AR\d+)")
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -83,8 +83,9 @@ def missing_rows(frame: pd.DataFrame) -> list[str]:
 def display(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame as text for reading: numbers rounded, metrics of a regenerated table as "printed / measured ± sd".
 
-    AP and AR have one decimal, other floats three. In a regenerated table, columns that are empty throughout are left
-    out and hashes are cut to seven characters.
+    AP and AR have one decimal, other floats three. In a regenerated table the profile stands beside the row, so that a
+    measured value is not taken for one on the paper's data; columns that are empty throughout are left out, and hashes
+    are cut to seven characters.
     """
     merged = [str(name).removesuffix(MEASURED) for name in frame if str(name).endswith(MEASURED)]
     shown: dict[str, list[str]] = {}
@@ -98,7 +99,8 @@ def display(frame: pd.DataFrame) -> pd.DataFrame:
         for name in ("hash", "commit"):
             if name in shown:
                 shown[name] = [" ".join(part[:7] for part in cell.split()) for cell in shown[name]]
-        shown = {name: cells for name, cells in shown.items() if any(cells)}
+        order = [name for name in ("row", "profile", "seeds") if name in shown]
+        shown = {name: shown[name] for name in dict.fromkeys([*order, *shown]) if any(shown[name])}
     return pd.DataFrame(shown, dtype=str)
 
 
@@ -112,8 +114,8 @@ def markdown(frame: pd.DataFrame, title: str = "", notes: Sequence[str] = ()) ->
     notes = list(notes)
     if any(str(name).endswith(MEASURED) for name in frame):
         parts.append(
-            f"Cells are *printed / measured*: the paper's value, then the mean over our seeds (± standard deviation "
-            f"where there are several); {MISSING} where there is none. AP and AR in percent, PCC as it is."
+            "Cells are *printed / measured*: the paper's value, then ours on the profile of the line (mean over seeds, "
+            f"± standard deviation where there are several); {MISSING} where there is none. AP and AR in percent."
         )
         missing = missing_rows(frame)
         if missing:
@@ -152,8 +154,8 @@ def write_rows(
 
 
 def is_number(text: str) -> bool:
-    """Whether a displayed cell is read as a number, and so aligned right: one number, or printed / measured ± sd."""
-    return bool(re.fullmatch(rf"{_NUMBER}|({_NUMBER}|{MISSING}) / ({_NUMBER}( ± {_NUMBER})?|{MISSING})", text))
+    """Whether a displayed cell is read as a number, and so aligned right: [printed /] number [± sd]."""
+    return bool(re.fullmatch(rf"(({_NUMBER}|{MISSING}) / )?({_NUMBER}( ± {_NUMBER})?|{MISSING})", text))
 
 
 def _with_rule(runs: Sequence[Run], record: Mapping[str, Any]) -> list[Run]:

@@ -131,6 +131,14 @@ def test_the_first_truth_may_have_the_id_zero(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_truths_need_no_ids(engine):
+    truths = make_truths([1], [1], [(1, 1, 0, 0, 10, 10, 0), (1, 1, 20, 20, 30, 30, 0)])
+    truths.annotations["id"] = -1
+    found = make_detections([(1, 1, 0, 0, 10, 10, 0.5), (1, 1, 20, 20, 30, 30, 0.4)])
+    assert ap_metrics(evaluate(truths, found, engine=engine))["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_nothing_found_is_zero_and_nothing_to_find_is_undefined(engine):
     one = make_truths([1], [1], [(1, 1, 0, 0, 10, 10, 0)])
     none = make_truths([1], [1], [])
@@ -145,6 +153,16 @@ def test_the_order_of_equal_rows_and_a_monotone_score_change_leave_ap_alone():
     assert len(found) > 10
     squeezed = found.assign(score=found["score"] ** 3 / 2)
     assert ap_metrics(evaluate(truths, found))["AP"] == ap_metrics(evaluate(truths, squeezed))["AP"]
+
+
+def test_limits_do_not_exceed_what_is_asked_for():
+    truths, found = random_case(1)
+    assert [evaluate(truths, found, max_dets=n).limits for n in (1, 3, 10, 300)] == [
+        (1,),
+        (1, 3),
+        (1, 10),
+        (1, 10, 300),
+    ]
 
 
 def test_names_follow_the_thresholds_asked_for():

@@ -56,7 +56,7 @@ def test_best_rules_and_gains_of_table_6():
 
 
 def test_what_is_missing_is_nan_and_undefined_values_do_not_win():
-    only_predicted = alpha_rows({"power-0.5": {"AP": 37.3}, "power-0.4": {"AP": math.nan}})
+    only_predicted = alpha_rows({"power-0.6": {"AP": math.nan}, "power-0.5": {"AP": 37.3}})
     assert [row["rule"] for row in best_rows(only_predicted)] == ["power-0.5"]
     assert math.isnan(best_rows(only_predicted)[0]["gain_over_baseline"])
     assert all(math.isnan(value) for value in oracle_gain(only_predicted).values())

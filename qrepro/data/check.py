@@ -1,10 +1,9 @@
 """Checking a data set: what is in it, and what is wrong with it."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,16 +83,23 @@ def find_sets(path: Path) -> Iterator[tuple[str, Annotations]]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    if path.is_file():
-        found = [(path.name, partial(_read_json, path))]
-    else:
-        files = sorted((path / "annotations").glob("instances_*.json"))
-        found = [(str(file.relative_to(path)), partial(_read_json, file)) for file in files]
-        for folder in _voc_folders(path):
-            found += _voc_splits(folder, path)
-    if not found:
+    files = [path] if path.is_file() else sorted((path / "annotations").glob("instances_*.json"))
+    folders = [] if path.is_file() else _voc_folders(path)
+    if not files and not folders:
         raise FileNotFoundError(f"{path}: neither annotations/instances_*.json nor ImageSets/Main/*.txt in it")
-    return ((label, read()) for label, read in found)
+    return _read(path, files, folders)
+
+
+def _read(path: Path, files: Sequence[Path], folders: Sequence[Path]) -> Iterator[tuple[str, Annotations]]:
+    """Label, relative to the path, and annotations of each COCO file and of each split of each VOC folder."""
+    for file in files:
+        yield file.name if file == path else file.relative_to(path).as_posix(), _read_json(file)
+    for folder in folders:
+        names = class_names(folder)
+        pascal = set(names) <= set(VOC_CLASSES)
+        for split in _splits(folder):
+            label = (folder.relative_to(path) / split).as_posix()
+            yield label, read_voc(folder, split, VOC_CLASSES if pascal else names, one_based=pascal)
 
 
 def _read_json(file: Path) -> Annotations:
@@ -109,20 +115,11 @@ def _voc_folders(path: Path) -> list[Path]:
     return [folder for folder in candidates if (folder / "ImageSets" / "Main").is_dir()]
 
 
-def _voc_splits(folder: Path, path: Path) -> list[tuple[str, Callable[[], Annotations]]]:
-    """Label and reader of each split of a VOC folder."""
-    classes = class_names(folder)
-    pascal = set(classes) <= set(VOC_CLASSES)
-    lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
+def _splits(folder: Path) -> list[str]:
+    """The lists of images in a VOC folder that are not about one class."""
+    names = sorted(file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt"))
     # Pascal's `aeroplane_train.txt` lists the same images as `train.txt`, with a column about aeroplanes.
-    splits = [file.stem for file in lists if file.stem.rpartition("_")[0] not in classes]
-    return [
-        (
-            (folder.relative_to(path) / split).as_posix(),
-            partial(read_voc, folder, split, VOC_CLASSES if pascal else classes, one_based=pascal),
-        )
-        for split in splits
-    ]
+    return [name for name in names if name.rpartition("_")[0] not in VOC_CLASSES]
 
 
 def _picture_defects(images: Sequence[Image]) -> tuple[Defect, ...]:
@@ -137,9 +134,7 @@ def _picture_defect(image: Image) -> Defect | None:
     if not image.file.is_file():
         return Defect(str(image.file), "no such picture")
     try:
-        with PIL.Image.open(image.file) as opened:
-            opened.verify()
-        # verify leaves the picture unusable, and does not decode it: only load finds a truncated one.
+        # Decoding the whole picture is the only way to find a truncated one.
         with PIL.Image.open(image.file) as opened:
             opened.load()
             width, height = opened.size

@@ -92,10 +92,13 @@ def download(name: Name, root: Path, base_url: str | None = None, progress: Prog
         progress: called with file name, bytes so far, bytes in total (None where unknown).
 
     Raises:
-        ValueError: unknown name, server that refuses or stays away, archive that is damaged or reaches out of root.
+        ValueError: unknown name, root is a file, the server refuses or stays away, an archive is damaged or reaches
+            out of root.
     """
     if name not in SETS:
         raise ValueError(f"data set {name!r} is unknown, allowed: {', '.join(SETS)}")
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root}: is a file, a folder to unpack into is needed")
     folder = root / ARCHIVES
     folder.mkdir(parents=True, exist_ok=True)
     for archive in SETS[name]:

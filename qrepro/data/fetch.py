@@ -1,8 +1,11 @@
 """Fetching one file over HTTP: resumed where it was cut, tried again with growing pauses, its length verified."""
 
+import http
 import http.client
+import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 # Called with the name of the file, the bytes so far and the bytes in total (None where the server does not say).
 Progress = Callable[[str, int, int | None], None]
 
+SCHEMES = ("http", "https", "file")
 ATTEMPTS = 5  # in a row without a single new byte
 FIRST_PAUSE = 1.0  # seconds; each further one is twice as long
 TIMEOUT = 60.0  # seconds without an answer
@@ -27,8 +31,10 @@ def fetch(url: str, file: Path, progress: Progress = silent) -> None:
     the end of the file.
 
     Raises:
-        ValueError: the server refuses, or repeatedly cannot be reached or breaks off.
+        ValueError: no URL of a known scheme; the server refuses, or repeatedly cannot be reached or breaks off.
     """
+    if urllib.parse.urlsplit(url).scheme not in SCHEMES:
+        raise ValueError(f"{url}: not a URL that can be fetched, it must begin with one of: {', '.join(SCHEMES)}")
     part = file.with_name(f"{file.name}.part")
     failures = 0
     while True:
@@ -42,10 +48,10 @@ def fetch(url: str, file: Path, progress: Progress = silent) -> None:
             if error.code < 500 and error.code not in (408, 429):
                 raise ValueError(f"{url}: the server answered {error.code} {error.reason}") from None
             reason = f"the server answered {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-        except ValueError as error:
+        except (ValueError, http.client.InvalidURL) as error:
             raise ValueError(f"{url}: not a URL that can be fetched ({error})") from None
+        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
         failures = 0 if _size(part) > before else failures + 1
         if failures == ATTEMPTS:
             raise ValueError(f"{url}: given up after {ATTEMPTS} attempts without progress ({reason}); run again later")
@@ -69,8 +75,11 @@ def _receive(url: str, part: Path, name: str, progress: Progress) -> bool:
         part.unlink()
         return False
     with response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT or not _starts_at(response, start):
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             start = 0
+        elif not (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
+            part.unlink()
+            return False
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         done = start
@@ -80,11 +89,6 @@ def _receive(url: str, part: Path, name: str, progress: Progress) -> bool:
                 done += len(chunk)
                 progress(name, done, total)
     return total is None or done == total
-
-
-def _starts_at(response: http.client.HTTPResponse, start: int) -> bool:
-    """Whether a partial answer begins at the byte that was asked for."""
-    return (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-")
 
 
 def _size(file: Path) -> int:

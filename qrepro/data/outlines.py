@@ -123,6 +123,7 @@ def _cut(outline: Outline, axis: int, limit: float, sign: float) -> Outline:
     crossing = (depth < 0) != (depth_following < 0)
     share = depth[crossing] / (depth[crossing] - depth_following[crossing])
     crossings = outline[crossing] + share[:, None] * (following[crossing] - outline[crossing])
+    crossings[:, axis] = limit  # exactly, where the arithmetic above only comes close
     # A crossing comes after the corner at which its edge starts.
     order = np.concatenate([np.flatnonzero(depth >= 0), np.flatnonzero(crossing) + 0.5])
     return np.concatenate([outline[depth >= 0], crossings])[np.argsort(order)]

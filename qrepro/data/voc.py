@@ -121,7 +121,6 @@ def _objects(
     tree: ElementTree.Element, image: Image, labels: dict[str, int], one_based: bool, file: Path
 ) -> tuple[Objects, list[Defect]]:
     """The usable objects of one XML file."""
-    # Direct children only: the parts of a person in VOC2012 carry boxes of their own.
     nodes = tree.findall("object")
     label = np.array([_label(node, labels, file) for node in nodes], dtype=np.int64)
     ignore = np.array([(node.findtext("difficult") or "0").strip() == "1" for node in nodes], dtype=bool)
@@ -149,6 +148,7 @@ def _label(node: ElementTree.Element, labels: dict[str, int], file: Path) -> int
 
 def _corners(node: ElementTree.Element, n: int, file: Path) -> list[float]:
     """xmin, ymin, xmax, ymax as written; VOC2011 and later hold some fractions."""
+    # The box of the object itself: the parts of a person in VOC2012 carry boxes of their own.
     texts = [node.findtext(f"bndbox/{corner}") for corner in CORNERS]
     try:
         return [float(text or "") for text in texts]

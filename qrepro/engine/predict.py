@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from qrepro.boxes import best_iou, clip
-from qrepro.data.annotations import Annotations
+from qrepro.data.annotations import Annotations, to_coco
 from qrepro.data.loader import Batch, Pictures, in_order, loader
 from qrepro.data.transforms import TRANSFORMS, Normalise
 from qrepro.detector import Detector, Prediction
-from qrepro.engine.atomic import replacing
+from qrepro.engine.atomic import replacing, write_text
 from qrepro.objective import Objective, positives
 from qrepro.postprocess import PostProcess
 from qrepro.quality import Rule, fuse, log_estimate
@@ -46,6 +47,11 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """A Parquet file, whole or not at all."""
     with replacing(path) as partial:
         frame.to_parquet(partial, index=False)
+
+
+def write_truths(annotations: Annotations, path: Path) -> None:
+    """The ground truth of a split as a COCO file: what its detections are judged by, kept beside them."""
+    write_text(path, json.dumps(to_coco(annotations)))
 
 
 @torch.no_grad()

@@ -83,6 +83,22 @@ class Run:
         except json.JSONDecodeError as error:
             raise ValueError(f"{self.card}: broken JSON: {error}") from error
 
+    def resumable(self, recipe: Recipe, seed: int) -> bool:
+        """Whether the last checkpoint is of this recipe and seed."""
+        if not self.last.exists():
+            return False
+        found = load_checkpoint(self.last)
+        return (found["hash"], found["seed"]) == (recipe.hash, seed)
+
+    def finished(self, recipe: Recipe, seed: int) -> bool:
+        """Whether this recipe has been trained here to its end."""
+        return self.resumable(recipe, seed) and load_checkpoint(self.last)["step"] == self.read_card().get("steps")
+
+    def judged(self) -> bool:
+        """Whether the last checkpoint has been evaluated."""
+        metrics = self.path / "metrics.json"
+        return metrics.exists() and metrics.stat().st_mtime >= self.last.stat().st_mtime
+
     def cut_log(self, step: int) -> None:
         """Drop log lines after `step`: a resumed run writes them again."""
         if self.log.exists():

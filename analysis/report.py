@@ -1,0 +1,298 @@
+"""One self-contained HTML page of everything in a results folder.
+
+It answers one question per profile: does the detector know how good its boxes are? The numbers are those of the run
+folders, with their definition beside them and their trace below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import page
+from analysis.correlation import correlation_rows
+from analysis.matching import iou_eval
+from analysis.oracle import BASELINE, alpha_rows, best_rows, oracle_gain
+from analysis.plots import ap_vs_alpha, estimate_vs_iou, loss_curves, score_vs_iou
+from analysis.results import Run, find_runs
+from analysis.tables import read_table
+
+QUESTION = "Does the detector know how good its boxes are?"
+SHOWN_METRICS = ["AP", *(f"AP{t}" for t in range(50, 100, 5)), "APS", "APM", "APL", "AR1", "AR10", "AR100", "n_classes"]
+PANELS = 6  # more scatter panels than this in one figure are too small to read
+DEFINITIONS = [
+    ("AP", "COCO average precision in percent: mean over IoU thresholds 0.50, 0.55 … 0.95, 101 recalls and the classes "
+     "that have truth (n_classes). AP50 … AP95: at one threshold. APS, APM, APL: truths of area below 32², up to 96², "
+     "above 96² square pixels. At most 100 detections per image; crowds and difficult objects count neither way."),
+    ("p, u, α", "p: class score. u: the detector's estimate of the IoU of its box. Rule “power-α” ranks by "
+     "p^α·u^(1-α), “product” by p·u, “class” by p alone (α = 1)."),
+    ("Oracle", "The same network pass ranked with IoU_truth in the place of u. What it gains over the best own "
+     "estimate is what a perfect estimate would still be worth."),
+    ("IoU_truth", "For a box: its largest IoU with any truth of the image, whatever the class. Used by the oracle."),
+    ("IoU_eval", "For a detection: its largest IoU with a truth of its own class; never above IoU_truth. A well-placed "
+     "box of the wrong class has a high IoU_truth and a low IoU_eval."),
+    ("PCC (r)", "Pearson correlation of u and the IoU of the decoded box with its assigned truth, over the positive "
+     "locations of the training assigner on the evaluation images. ρ is Spearman's rank correlation."),
+    ("Bias, slope", "Bias: mean u minus mean IoU, positive for a detector that believes too much. Slope: of the "
+     "least-squares line of IoU over u, 1 when calibrated."),
+    ("±", "Standard deviation over seeds (n - 1)."),
+]  # fmt: skip
+
+
+def build_report(root: str | Path, out: str | Path) -> Path:
+    """Write the page and return its path.
+
+    root: results folder with run folders anywhere below it and regenerated tables in `tables/`.
+    out: an .html file, or a folder to put index.html in.
+    """
+    root, out = Path(root), Path(out)
+    runs = find_runs(root)
+    out = out if out.suffix == ".html" else out / "index.html"
+    profiles = {name: list(some) for name, some in groupby(sorted(runs, key=lambda r: r.profile), lambda r: r.profile)}
+    tables = sorted((root / "tables").rglob("*.csv"))
+    sections = [_profile_section(name, some) for name, some in profiles.items()]
+    links = [(f"profile-{name}", name) for name in profiles]
+    if tables:
+        names = {path: path.relative_to(root / "tables").with_suffix("").as_posix() for path in tables}
+        parts = [page.note("Metrics as “printed / measured”: the paper's value, then ours (mean over seeds ± sd).")]
+        parts += [page.details(names[path], [page.table(read_table(path))], opened=len(tables) <= 8) for path in tables]
+        sections.append(page.section("tables", "Tables", parts))
+        links.append(("tables", "Tables"))
+    sections.append(page.section("definitions", "Definitions", [page.definitions(DEFINITIONS)]))
+    sections.append(page.section("trace", "Trace", [page.table(pd.DataFrame(trace_rows(runs)))]))
+    links += [("definitions", "Definitions"), ("trace", "Trace")]
+    seeds = f"{len(runs)} runs" if len(runs) != 1 else "1 run"
+    lead = f"{seeds} of {len({run.recipe for run in runs})} recipes in {len(profiles)} profiles."
+    if not runs:
+        lead = "There are no runs in this results folder yet."
+    out.parent.mkdir(parents=True, exist_ok=True)
+    foot = (
+        "Made by qrepro from the files in its results folder; every number is traced to recipe hash, commit and seed."
+    )
+    out.write_text(page.page(QUESTION, lead, links, sections, foot), encoding="utf-8")
+    return out
+
+
+def mean_metrics(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Metrics per rule, mean over the runs of one recipe and profile; only rules and metrics that all of them have."""
+    every = [run.metrics["rules"] for run in runs]
+    rules = [rule for rule in every[0] if all(rule in some for some in every)] if every else []
+    means: dict[str, dict[str, float]] = {}
+    for rule in rules:
+        names = [
+            n for n, v in every[0][rule].items() if isinstance(v, int | float) and all(n in e[rule] for e in every)
+        ]
+        means[rule] = {name: float(np.mean([some[rule][name] for some in every])) for name in names}
+    return means
+
+
+def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per recipe of one profile's evaluated runs: the headline numbers.
+
+    Returns rows {recipe, seeds, class, estimate, estimate_rule, oracle, oracle_rule, captured, pcc, bias}: class,
+    estimate and oracle are lists of AP in percent, one per seed, of the class score, the best rule with the own
+    estimate and the best oracle rule (best by the mean over seeds; empty where there is none); captured is the share
+    of the oracle's gain over the class score that the estimate reaches; pcc and bias are lists over seeds, of all
+    positives.
+    """
+    rows = []
+    for recipe, some in _by_recipe([run for run in runs if run.evaluated]).items():
+        swept = alpha_rows(mean_metrics(some))
+        best = {row["source"]: row["rule"] for row in best_rows(swept)}
+        names = [best.get(source) for source in ("class score", "predicted", "oracle")]
+        values = [[run.metrics["rules"][name]["AP"] for run in some] if name else [] for name in names]
+        positives = [correlation_rows(*_estimates(run), [(0.0, 1.0)])[0] for run in some if _has_estimate(run)]
+        rows.append(
+            {
+                "recipe": recipe,
+                "seeds": [run.seed for run in some],
+                "class": values[0],
+                "estimate": values[1],
+                "estimate_rule": names[1] or "",
+                "oracle": values[2],
+                "oracle_rule": names[2] or "",
+                "captured": oracle_gain(swept)["captured"],
+                "pcc": [row["pearson"] for row in positives],
+                "bias": [row["bias"] for row in positives],
+            }
+        )
+    return rows
+
+
+def trace_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Where every number comes from: one row per run, recipe and seed to commit, hash and number of images."""
+    rows = []
+    for run in runs:
+        metrics = run.metrics if run.evaluated else {}
+        row = {"recipe": run.recipe, "profile": run.profile, "seed": str(run.seed)}
+        row |= {"split": metrics.get("split", "not evaluated"), "images": metrics.get("images", "")}
+        row |= {name: run.info.get(name, "") for name in ("steps", "parameters", "hash", "commit", "created")}
+        row["overrides"] = " ".join(map(str, run.info.get("overrides", [])))
+        row["versions"] = ", ".join(f"{name} {version}" for name, version in run.info.get("versions", {}).items())
+        row["engine"] = metrics.get("engine", "")
+        rows.append(row)
+    return rows
+
+
+def _profile_section(profile: str, runs: Sequence[Run]) -> str:
+    """Everything about one profile."""
+    evaluated = [run for run in runs if run.evaluated]
+    waiting = [run.name for run in runs if not run.evaluated]
+    rows = summary_rows(evaluated)
+    parts = []
+    if rows:
+        parts += [_headline(rows), page.subheading("Recipes"), page.table(_summary_frame(rows))]
+        parts.append(
+            page.note(
+                "AP in percent, mean ± standard deviation over seeds. Class score: ranked by p. Own estimate and "
+                "oracle: the best of the rules evaluated, chosen on this split. Captured: share of the oracle's gain "
+                "that the own estimate reaches. PCC: Pearson correlation of estimated and true IoU over positives; "
+                "bias: mean error of the estimate."
+            )
+        )
+        parts += _figures(rows, evaluated)
+        parts += [page.subheading("AP by scoring rule")]
+        recipes = _by_recipe(evaluated)
+        parts += [page.details(name, _rules(some), opened=len(recipes) <= 3) for name, some in recipes.items()]
+    logs = {run.name: run.log for run in runs if (run.path / "log.jsonl").is_file()}
+    if logs:
+        parts += [page.subheading("Training"), page.figure(loss_curves(logs), wide=True)]
+    if waiting:
+        parts.append(page.note(f"Not evaluated: {', '.join(waiting)}."))
+    return page.section(f"profile-{profile}", f"Profile {profile}", parts)
+
+
+def _headline(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Baseline AP, AP with the estimate, oracle AP and PCC of the recipe whose own estimate ranks best."""
+    aware = [row for row in rows if row["estimate"]]
+    plain = [row for row in rows if not row["estimate"] and row["class"]]
+    if not aware:
+        best = max(rows, key=lambda row: _mean(row["class"]))
+        return page.cards([("Baseline AP", _spread(best["class"]), f"{best['recipe']}, class score", "plain")])
+    best = max(aware, key=lambda row: _mean(row["estimate"]))
+    paper = [row for row in plain if row["recipe"].split("/")[0] == best["recipe"].split("/")[0]]
+    baseline = max(paper or plain or [best], key=lambda row: _mean(row["class"]))
+    items = [
+        ("Baseline AP", _spread(baseline["class"]), f"{baseline['recipe']}, class score", "plain"),
+        ("IoU-aware AP (own estimate)", _spread(best["estimate"]), f"{best['recipe']}, {best['estimate_rule']}", ""),
+        ("Oracle AP", _spread(best["oracle"]), f"same network, {best['oracle_rule'] or 'not evaluated'}", "warm"),
+        ("PCC of estimate and IoU", _spread(best["pcc"], 3), f"{best['recipe']}, all positives", ""),
+    ]
+    return page.cards(items)
+
+
+def _summary_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The summary as text, one line per recipe."""
+    return pd.DataFrame(
+        {
+            "recipe": row["recipe"],
+            "seeds": str(len(row["seeds"])),
+            "AP class score": _spread(row["class"]),
+            "AP own estimate": _spread(row["estimate"]),
+            "rule": row["estimate_rule"],
+            "AP oracle": _spread(row["oracle"]),
+            "oracle rule": row["oracle_rule"],
+            "captured": "" if math.isnan(row["captured"]) else f"{100 * row['captured']:.0f}%",
+            "PCC": _spread(row["pcc"], 3),
+            "bias": _spread(row["bias"], 3),
+        }
+        for row in rows
+    )
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> list[str]:
+    """Score against IoU, AP against alpha and estimate against IoU; the clouds are of the first seed of each recipe."""
+    recipes = _by_recipe(runs)
+    parts = [page.subheading("Do scores follow IoU?")]
+    wanted: list[tuple[Run, str]] = []
+    for row in sorted(rows, key=lambda row: bool(row["estimate"])):
+        run = recipes[row["recipe"]][0]
+        best = [row["estimate_rule"], row["oracle_rule"]] if row["estimate"] else [BASELINE]
+        wanted += [(run, rule) for rule in best if rule in run.rules]
+    for start in range(0, len(wanted), PANELS):
+        panels, floor = {}, math.inf
+        for run, rule in wanted[start : start + PANELS]:
+            found = run.detections(rule)
+            panels[f"{run.recipe}: {rule}"] = (iou_eval(run.truths, found), found["score"])
+            floor = min(floor, found["score"].min())
+        split = wanted[start][0].metrics["split"]
+        about = f"Detections after NMS, split {split}, first seed, rule in the title, lowest score {floor:.2g}."
+        parts.append(page.figure(score_vs_iou(panels, about=about), "png", "Confidence against IoU_eval", wide=True))
+
+    sweeps = []
+    for recipe, some in recipes.items():
+        swept = [alpha_rows(run.metrics["rules"]) for run in some]
+        if any(row["kind"] == "power" for row in swept[0]):
+            sweeps.append(page.figure(ap_vs_alpha(swept, title=recipe), heading=f"AP against alpha of {recipe}"))
+    if sweeps:
+        parts += [page.subheading("What is the estimate worth, and a perfect one?"), page.side_by_side(sweeps)]
+
+    estimating = [some[0] for some in recipes.values() if _has_estimate(some[0])]
+    if estimating:
+        parts.append(page.subheading("Is the estimate right?"))
+        for start in range(0, len(estimating), PANELS):
+            clouds = {run.recipe: _estimates(run) for run in estimating[start : start + PANELS]}
+            about = "Positive locations of the training assigner on the evaluation images, first seed."
+            parts.append(
+                page.figure(estimate_vs_iou(clouds, about=about), "png", "Estimate against true IoU", wide=True)
+            )
+        table = [
+            {"recipe": run.recipe, "seed": str(run.seed), **row}
+            for run in runs
+            if _has_estimate(run)
+            for row in correlation_rows(*_estimates(run))
+        ]
+        parts += [page.table(pd.DataFrame(table)), page.note("One row per band of true IoU, both ends included.")]
+    return parts
+
+
+def _rules(runs: Sequence[Run]) -> list[str]:
+    """AP of every rule of one recipe: mean over seeds, then each seed behind a line."""
+    parts = [_rule_table(mean_metrics(runs))]
+    if len(runs) > 1:
+        parts.insert(0, page.note(f"Mean of {len(runs)} seeds."))
+        parts += [page.details(f"Seed {run.seed}", [_rule_table(run.metrics["rules"])]) for run in runs]
+    return parts
+
+
+def _rule_table(rules: Mapping[str, Mapping[str, Any]]) -> str:
+    """AP family of every rule as a table."""
+    frame = pd.DataFrame(alpha_rows(rules))
+    return page.table(frame[[name for name in ["rule", *SHOWN_METRICS] if name in frame]])
+
+
+def _by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs of one profile by recipe, in their order."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.recipe, []).append(run)
+    return groups
+
+
+def _has_estimate(run: Run) -> bool:
+    """Whether the run has positives with an estimate of quality."""
+    return (run.path / "positives.parquet").is_file() and bool(run.positives["quality"].notna().any())
+
+
+def _estimates(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) estimated and (N,) true IoU of the positives."""
+    return run.positives["quality"].to_numpy(np.float64), run.positives["iou"].to_numpy(np.float64)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean, and -inf for none, so that a maximum skips it."""
+    return float(np.mean(values)) if len(values) and not np.isnan(values).any() else -math.inf
+
+
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation over seeds as text."""
+    if not len(values) or np.isnan(values).any():
+        return "–"
+    text = f"{np.mean(values):.{digits}f}"
+    return f"{text} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else text

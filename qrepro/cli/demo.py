@@ -1,0 +1,51 @@
+"""`qrepro demo`: the whole path in minutes on the embedded data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qrepro.cli import options as o
+
+RECIPES = ("iou_aware/retinanet_r50", "iou_aware/grad_r50")
+ALPHAS = ["0.1:0.9:0.1"]
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of results.")] = o.RESULTS,
+    data: o.DataDir = None,
+    device: o.Device = None,
+) -> None:
+    """Make data, train RetinaNet without and with an IoU branch, evaluate with the oracle, analyse, write tables and a report."""
+    from analysis.report import build_report
+    from qrepro.cli import show
+    from qrepro.cli.evaluate import evaluate_choice
+    from qrepro.cli.tables import write_tables
+    from qrepro.cli.train import train_choice
+    from qrepro.data.shapes import make_shapes
+
+    choices = [o.choose(name, "shapes", data=data, out=out) for name in RECIPES]
+    make_shapes(choices[0].data)
+    for choice in choices:
+        if choice.run.finished(choice.recipe, choice.seed):
+            show.console.print(f"{choice.recipe.name}: already trained, {choice.run.path}", soft_wrap=True)
+        else:
+            train_choice(choice, device=device, resume=choice.run.resumable(choice.recipe, choice.seed))
+        if not choice.run.judged():
+            evaluate_choice(choice, oracle=True, alphas=ALPHAS, device=device)
+    written = write_tables(None, None, "both", out, out / "tables")
+    page = build_report(out, out / "report")
+    _summary([choice.run.path for choice in choices])
+    show.console.print(f"tables: {len(written)} in {out / 'tables'}", soft_wrap=True)
+    show.console.print(f"report: {page}", soft_wrap=True)
+
+
+def _summary(folders: list[Path]) -> None:
+    """What the demo shows, in one table."""
+    from analysis.oracle import best_of_runs
+    from analysis.results import load_run
+    from qrepro.cli import show
+
+    show.table(best_of_runs([load_run(folder) for folder in folders]), "How good are the boxes ranked, and how good could they be?")

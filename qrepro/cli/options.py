@@ -1,0 +1,70 @@
+"""Options that several commands share, and the way from them to a recipe, its data and its run folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from qrepro.engine.run import Run
+    from qrepro.recipe import Recipe
+
+Profile = Annotated[str, typer.Option("--profile", "-p", help="On what and how long: coco, voc (the papers' own), bccd, shapes, coco_mini, or a YAML file.")]
+DataDir = Annotated[Path | None, typer.Option("--data", help="Folder of the data set. [default: $QREPRO_DATA/NAME or data/NAME]")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override of a recipe value, such as schedule.batch=8; repeatable.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Shorten the whole schedule to so many optimiser steps.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of initialisation, data order and augmentation.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [default: a GPU where there is one]")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Processes that read pictures. [default: none for cached data, else 2 a device]")]
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a command works on."""
+
+    recipe: Recipe
+    run: Run
+    data: Path
+    seed: int
+
+
+def choose(
+    name: str,
+    profile: str = "coco",
+    overrides: list[str] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    data: Path | None = None,
+    out: Path = RESULTS,
+) -> Choice:
+    """The recipe of a name, or of a run folder (which then says profile, overrides and seed itself)."""
+    from qrepro.engine.run import Run, folder
+    from qrepro.recipe import Recipe, resolve
+
+    if (Path(name) / "run.json").is_file():
+        run = Run(Path(name))
+        card = run.read_card()
+        recipe = Recipe.model_validate(card["values"])
+        return Choice(recipe, run, data_folder(recipe.data.name, data), card["seed"])
+    changes = [*(overrides or []), *([f"schedule.shorten={steps}"] if steps else [])]
+    recipe = resolve(name, profile, changes)
+    return Choice(recipe, Run(folder(out, recipe, seed)), data_folder(recipe.data.name, data), seed)
+
+
+def data_folder(name: str, given: Path | None) -> Path:
+    """Where a data set lies."""
+    return given or Path(os.environ.get("QREPRO_DATA", "data")) / name
+
+
+def reading_processes(recipe: Recipe, workers: int | None) -> int:
+    """Loader processes: none where pictures are kept in memory, because each process would keep its own."""
+    if workers is not None:
+        return workers
+    return 0 if recipe.data.cache else 2

@@ -1,0 +1,171 @@
+"""The report: right numbers, every text escaped, nothing fetched, and half-finished results tolerated."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.report import build_report, mean_metrics, summary_rows, trace_rows
+from analysis.results import find_runs
+
+SCRIPT = "<script>alert(1)</script>"
+CLASS, AWARE = {"AP": 40.0, "AP50": 60.0}, {"AP": 46.0, "AP50": 61.0}
+RULES = {"class": CLASS, "power-0.5": AWARE, "power-0.8": {"AP": 43.0}, "oracle-power-0.2": {"AP": 52.0, "AP50": 62.0}}
+
+
+def make_run(root, recipe, seed, rules, shift=0.0, **info):
+    """A run folder with everything, tiny: one image, one truth, detections along it, ten positives."""
+    path = root / recipe / "shapes" / f"seed{seed}"
+    (path / "detections").mkdir(parents=True)
+    head = {"recipe": recipe, "profile": "shapes", "seed": seed, "hash": "0123456789abcdef", "commit": "cafe"}
+    (path / "run.json").write_text(json.dumps(head | info))
+    (path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    shifted = {rule: {name: value + shift for name, value in some.items()} for rule, some in rules.items()}
+    metrics = {"split": "val", "images": 1, "engine": "hotcoco", "rules": shifted}
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    truths = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": SCRIPT}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}],
+    }
+    (path / "truths.json").write_text(json.dumps(truths))
+    height = np.linspace(1, 10, 10)
+    boxes = {"image_id": 1, "category_id": 1, "x1": 0.0, "y1": 0.0, "x2": 10.0, "y2": height}
+    for rule in rules:
+        frame = pd.DataFrame({**boxes, "score": height / 20})
+        frame.to_parquet(path / "detections" / f"{rule}.parquet")
+    quality = height / 10 if "power-0.5" in rules else np.nan
+    positives = pd.DataFrame({**boxes, "level": 3, "class_score": 0.5, "quality": quality, "iou": height / 10})
+    positives.to_parquet(path / "positives.parquet")
+    return path
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    make_run(
+        root, "iou_aware/plain", 0, {"class": {"AP": 41.0, "AP50": 60.0}}, overrides=[SCRIPT], versions={"torch": "2"}
+    )
+    for seed, shift in ((0, -1.0), (1, 1.0)):
+        make_run(root, "iou_aware/aware", seed, RULES, shift)
+    waiting = root / "iou_aware/waiting/shapes/seed0"
+    waiting.mkdir(parents=True)
+    (waiting / "run.json").write_text(json.dumps({"recipe": "iou_aware/waiting", "profile": "shapes", "seed": 0}))
+    table = root / "tables/iou_aware/table2.csv"
+    table.parent.mkdir(parents=True)
+    header = "row,origin,AP,AP_measured,AP_sd,recipe,overrides,rule,profile,seeds,hash,commit,images\n"
+    table.write_text(f"{header}{SCRIPT},trained,35.40,46.04,0.31,iou_aware/aware,,power-0.5,shapes,0 1,0123,cafe,1\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(results, tmp_path_factory):
+    path = build_report(results, tmp_path_factory.mktemp("out"))
+    assert path.name == "index.html"
+    return path.read_text(encoding="utf-8")
+
+
+def test_headline_numbers(report):
+    text = re.sub(r"<[^>]+>", " ", report)
+    text = re.sub(r"\s+", " ", text)
+    assert "Baseline AP 41.0 iou_aware/ plain, class score" in text
+    assert "IoU-aware AP (own estimate) 46.0 ± 1.4 iou_aware/ aware, power-0.5" in text
+    assert "Oracle AP 52.0 ± 1.4 same network, oracle-power-0.2" in text
+    assert "PCC of estimate and IoU 1.000 ± 0.000" in text
+    assert "35.40 / 46.0 ± 0.3" in text
+    assert "Not evaluated: iou_aware/waiting / shapes / seed 0." in text
+
+
+def test_nothing_of_the_data_becomes_markup(report):
+    page = Page(report)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1 and SCRIPT not in report
+    assert "".join(page.texts).count(SCRIPT) == 2  # the override of a run and the row of a table, as plain text
+
+
+def test_nothing_is_fetched(report):
+    page = Page(report)
+    sources = [attrs["src"] for _, attrs in page.tags if "src" in attrs]
+    assert len(sources) >= 4 and all(source.startswith("data:image/") for source in sources)
+    assert all(attrs["href"].startswith("#") for _, attrs in page.tags if "href" in attrs)
+    assert (
+        not {tag for tag, _ in page.tags} & {"link", "iframe", "object"}
+        and "@import" not in report
+        and "url(" not in report
+    )
+    anchors = {attrs.get("id") for _, attrs in page.tags}
+    assert all(attrs["href"][1:] in anchors for _, attrs in page.tags if "href" in attrs)
+    assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+
+
+def test_every_table_scrolls_in_its_own_box_and_has_even_rows(report):
+    tables = re.findall(r"<table>.*?</table>", report, re.S)
+    assert len(tables) >= 6 and report.count('<div class="scroll"><table>') == len(tables)
+    for table in tables:
+        widths = {len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", table, re.S)}
+        assert len(widths) == 1
+
+
+def test_summary_by_hand(results):
+    rows = {row["recipe"]: row for row in summary_rows(find_runs(results))}
+    assert set(rows) == {"iou_aware/plain", "iou_aware/aware"}
+    aware, plain = rows["iou_aware/aware"], rows["iou_aware/plain"]
+    assert (aware["class"], aware["estimate"], aware["oracle"]) == ([39, 41], [45, 47], [51, 53])
+    assert (aware["estimate_rule"], aware["oracle_rule"], aware["seeds"]) == ("power-0.5", "oracle-power-0.2", [0, 1])
+    assert aware["captured"] == pytest.approx(0.5) and aware["pcc"] == pytest.approx([1, 1])
+    assert plain["estimate"] == plain["oracle"] == plain["pcc"] == [] and plain["class"] == [41]
+
+
+def test_means_are_over_what_all_seeds_have(tmp_path):
+    make_run(tmp_path, "p/a", 0, {"class": {"AP": 1.0, "APS": 2.0}, "product": {"AP": 5.0}})
+    make_run(tmp_path, "p/a", 1, {"class": {"AP": 3.0}})
+    assert mean_metrics(find_runs(tmp_path)) == {"class": {"AP": 2.0}}
+    assert mean_metrics([]) == {}
+
+
+def test_trace_names_recipe_hash_commit_and_seed_of_every_run(results):
+    rows = trace_rows(find_runs(results))
+    assert len(rows) == 4
+    assert [(r["recipe"], r["seed"], r["hash"], r["commit"], r["images"]) for r in rows[1:3]] == [
+        ("iou_aware/aware", "1", "0123456789abcdef", "cafe", 1),
+        ("iou_aware/plain", "0", "0123456789abcdef", "cafe", 1),
+    ]
+    assert rows[3]["split"] == "not evaluated" and rows[2]["versions"] == "torch 2"
+
+
+def test_an_empty_results_folder_gives_a_page_that_says_so(tmp_path):
+    path = build_report(tmp_path, tmp_path / "page.html")
+    assert path == tmp_path / "page.html" and "There are no runs" in path.read_text()
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        build_report(tmp_path / "nowhere", tmp_path)
+
+
+def test_a_run_with_metrics_only_is_shown(tmp_path):
+    path = make_run(tmp_path, "p/a", 0, RULES)
+    for file in [*path.glob("detections/*"), path / "positives.parquet", path / "log.jsonl"]:
+        file.unlink()
+    text = build_report(tmp_path, tmp_path).read_text()
+    assert "IoU-aware AP" in text and text.count("<figure>") == 1  # only AP against alpha needs no more than metrics

@@ -1,0 +1,170 @@
+"""A paper's table beside measured values, solved by hand."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from analysis.results import load_run
+from analysis.tables import (
+    display,
+    is_number,
+    markdown,
+    metric_columns,
+    missing_rows,
+    read_table,
+    regenerate,
+    write_csv,
+    write_markdown,
+    write_rows,
+)
+
+PRINTED = """row,origin,model,alpha,AP,mAP50,APS,PCC,params_m,fps,recipe,profile,overrides,rule
+cited,cited,SSD | 512,,28.80,,10.9,,,8,,,,
+plain,trained,RetinaNet,1.0,35.6,55.5,20.0,,,,p/plain,coco,,class
+aware,trained,IoU-aware,0.5,37.3,54.4,20.4,0.6,,9,p/aware,coco,alpha=0.5,power-0.5
+"""
+
+
+@pytest.fixture
+def printed(tmp_path):
+    path = tmp_path / "table9.csv"
+    path.write_text(PRINTED)
+    return read_table(path)
+
+
+def make_run(folder, seed, rules, info=None, quality=(0.2, 0.4, 0.9)):
+    path = folder / f"seed{seed}"
+    path.mkdir(parents=True)
+    info = {"recipe": "p/x", "profile": "shapes", "seed": seed, "hash": "0123456789ab", "commit": "c" * 40} | (
+        info or {}
+    )
+    (path / "run.json").write_text(json.dumps(info))
+    if rules is not None:
+        (path / "metrics.json").write_text(json.dumps({"split": "val", "images": 40, "rules": rules}))
+    columns = {name: 0.0 for name in ("image_id", "category_id", "level", "x1", "y1", "x2", "y2", "class_score")}
+    positives = pd.DataFrame({**columns, "quality": quality, "iou": [0.1, 0.2, 0.45]})
+    positives.to_parquet(path / "positives.parquet")
+    return load_run(path)
+
+
+def test_metrics_are_told_from_settings(printed):
+    assert metric_columns(list(printed)) == ["AP", "mAP50", "APS", "PCC", "params_m"]
+    others = ["APPLE", "mAPX", "AP5x", "AR", "alpha", "AP100", "AR100", "AP52.5", "mAP"]
+    assert metric_columns(others) == ["AP100", "AR100", "AP52.5", "mAP"]
+
+
+def test_two_seeds_one_seed_and_none(tmp_path, printed):
+    plain = [make_run(tmp_path / "plain", s, {"class": {"AP": 30.0 + s, "AP50": 50.0, "APS": 1.0}}) for s in (4, 0)]
+    aware = make_run(tmp_path / "aware", 0, {"power-0.50": {"AP": 33.25, "AP50": 52.0}}, {"parameters": 36_330_000})
+    frame = regenerate(printed, {("plain", "shapes"): plain, ("aware", "bccd"): [aware]})
+    assert frame["row"].tolist() == ["cited", "plain", "aware"]
+    cited, baseline, measured = frame.to_dict("records")
+    assert cited["AP"] == "28.80" and pd.isna(cited["AP_measured"]) and cited["seeds"] == "" and cited["profile"] == ""
+    assert (baseline["AP"], baseline["AP_measured"]) == ("35.6", 32.0)
+    assert baseline["AP_sd"] == pytest.approx(8**0.5) and baseline["mAP50_measured"] == 50 and baseline["mAP50_sd"] == 0
+    assert (baseline["seeds"], baseline["profile"], baseline["images"]) == ("0 4", "shapes", "40")
+    assert baseline["hash"] == "0123456789ab" and baseline["rule"] == "class" and baseline["recipe"] == "p/plain"
+    assert measured["AP_measured"] == 33.25 and pd.isna(measured["AP_sd"]) and pd.isna(measured["APS_measured"])
+    assert measured["PCC_measured"] == pytest.approx(1) and measured["params_m_measured"] == pytest.approx(36.33)
+    assert measured["fps"] == "9" and measured["overrides"] == "alpha=0.5"
+    assert missing_rows(frame) == []
+
+
+def test_a_row_has_one_line_per_profile_and_missing_rows_are_named(tmp_path, printed):
+    runs = {("plain", p): [make_run(tmp_path / p, 0, {"class": {"AP": 1.0}})] for p in ("voc", "bccd")}
+    frame = regenerate(printed, runs)
+    assert list(zip(frame["row"], frame["profile"], strict=True)) == [
+        ("cited", ""), ("plain", "bccd"), ("plain", "voc"), ("aware", ""),
+    ]  # fmt: skip
+    assert missing_rows(frame) == ["aware"]
+
+
+def test_runs_without_the_rule_or_evaluation_do_not_count(tmp_path, printed):
+    other = make_run(tmp_path / "a", 0, {"product": {"AP": 1.0}})
+    waiting = make_run(tmp_path / "b", 0, None)
+    frame = regenerate(printed, {("plain", "shapes"): [other, waiting]})
+    assert frame["seeds"].tolist() == ["", "", ""] and missing_rows(frame) == ["plain", "aware"]
+
+
+def test_a_detector_without_estimate_has_no_pcc(tmp_path, printed):
+    run = make_run(tmp_path, 0, {"power-0.5": {"AP": 1.0}}, quality=(float("nan"),) * 3)
+    assert pd.isna(regenerate(printed, {("aware", "x"): [run]})["PCC_measured"]).all()
+
+
+def test_contradictions_are_refused(tmp_path, printed):
+    twice = [make_run(tmp_path / name, 0, {"class": {"AP": 1.0}}) for name in ("a", "b")]
+    for table, runs, message in (
+        (printed, {("plain", "x"): twice}, "row 'plain': two runs of one seed"),
+        (printed, {("other", "x"): twice[:1]}, "row 'other'; the table has cited, plain, aware"),
+        (printed, {("cited", "x"): twice[:1]}, "row 'cited' has runs but its rule is empty"),
+        (pd.concat([printed, printed]), {}, "row 'cited' occurs twice"),
+        (printed.drop(columns="row"), {}, "column 'row' is missing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            regenerate(table, runs)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_table(tmp_path / "none.csv")
+
+
+def test_markdown_shows_printed_beside_measured_in_aligned_columns(tmp_path, printed):
+    runs = [make_run(tmp_path, s, {"class": {"AP": 30.0 + s, "AP50": 50.0}}) for s in (0, 1)]
+    text = markdown(regenerate(printed, {("plain", "shapes"): runs}), "Table 9", ["batch 8 instead of 16"])
+    lines = text.splitlines()
+    assert lines[0] == "# Table 9" and "*printed / measured*" in lines[2]
+    table = [line for line in lines if line.startswith("|")]
+    assert len({len(line) for line in table}) == 1 and len(table) == 5
+    header, rule, cited, plain, aware = (
+        [cell.strip() for cell in line.replace(r"\|", "¦")[1:-1].split("|")] for line in table
+    )
+    at = header.index
+    assert header[:3] == ["row", "profile", "seeds"] and plain[:3] == ["plain", "shapes", "0 1"]
+    assert (cited[at("model")], cited[at("AP")], cited[at("mAP50")], cited[at("fps")]) == (
+        "SSD ¦ 512",
+        "28.80 / –",
+        "",
+        "8",
+    )
+    assert (plain[at("AP")], plain[at("mAP50")]) == ("35.6 / 30.5 ± 0.7", "55.5 / 50.0 ± 0.0")
+    assert plain[at("commit")] == "ccccccc" and plain[at("hash")] == "0123456" and aware[at("AP")] == "37.3 / –"
+    assert rule[at("AP")].endswith("-:") and rule[at("fps")].endswith("-:") and rule[at("model")].endswith("--")
+    assert "AP_measured" not in header and "params_m" not in header  # empty throughout
+    assert lines[-2:] == ["- Not run: aware.", "- batch 8 instead of 16"]
+
+
+def test_csv_keeps_what_was_printed_and_full_precision_and_reads_back(tmp_path, printed):
+    run = make_run(tmp_path, 0, {"class": {"AP": 100 / 3}})
+    frame = regenerate(printed, {("plain", "shapes"): [run]})
+    path = write_csv(frame, tmp_path / "out/table9.csv")
+    again = read_table(path)
+    assert again["AP_measured"][1] == 100 / 3 and again["AP"].tolist() == ["28.80", "35.6", "37.3"]
+    assert again["alpha"].tolist() == ["", "1.0", "0.5"]
+    assert write_markdown(again, tmp_path / "out/table9.md").read_text() == markdown(frame)
+
+
+def test_rows_of_any_analysis_are_written_twice(tmp_path):
+    rows = [
+        {"run": "a|b", "n": 3, "pearson": 2 / 3, "AP": 33.333},
+        {"run": "c", "n": 40, "pearson": float("nan"), "AP": 5.0},
+    ]
+    csv, text = write_rows(rows, tmp_path / "deep/pcc.csv", "Correlation", ["val split"])
+    assert pd.read_csv(csv).to_dict("list")["pearson"][0] == 2 / 3
+    assert text.read_text() == (
+        "# Correlation\n\n"
+        "| run  |   n | pearson |   AP |\n"
+        "| ---- | --: | ------: | ---: |\n"
+        "| a\\|b |   3 |   0.667 | 33.3 |\n"
+        "| c    |  40 |         |  5.0 |\n\n"
+        "- val split\n"
+    )
+    assert "(no rows)" in write_rows([], tmp_path / "none.csv")[1].read_text()
+    with pytest.raises(ValueError, match=r"ends in \.csv"):
+        write_rows(rows, tmp_path / "pcc.md")
+
+
+def test_what_reads_as_a_number():
+    for text in ("1", "-0.5", "3e-05", "35.6 / 30.5 ± 0.7", "– / 3.0", "28.80 / –", "–", "54.1 ± 0.2", "41%"):
+        assert is_number(text), text
+    for text in ("", "ResNet-50", "1x", "yes / no", "0 1 2", "power-0.5", "–/–"):
+        assert not is_number(text), text
+    assert display(pd.DataFrame({"AP": [float("nan")], "n": [3]})).to_dict("records") == [{"AP": "", "n": "3"}]

@@ -1,0 +1,124 @@
+import csv
+
+import pytest
+import yaml
+
+from qrepro.boxes import Anchors
+from qrepro.recipe import Recipe, names, recipe_root, resolve
+from qrepro.recipe.build import build_objective, build_postprocess
+from qrepro.recipe.load import merge, profiles
+
+
+def test_mappings_merge_unless_their_kind_changes():
+    base = {"a": {"kind": "x", "p": 1, "q": 2}, "b": {"p": [1, 2]}, "c": 1}
+    over = {"a": {"kind": "y", "r": 3}, "b": {"p": [3]}}
+    assert merge(base, over) == {"a": {"kind": "y", "r": 3}, "b": {"p": [3]}, "c": 1}
+    assert merge(base, {"a": {"p": 5}})["a"] == {"kind": "x", "p": 5, "q": 2}
+    assert base["a"] == {"kind": "x", "p": 1, "q": 2}  # nothing is shared or changed
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_resolves_on_every_profile(name):
+    for profile in profiles():
+        recipe = resolve(name, profile)
+        assert recipe.profile == profile
+        build_objective(recipe)
+        build_postprocess(recipe)
+
+
+def test_values_of_the_paper():
+    """setup.md of arXiv 1912.05992: the ablation's settings."""
+    recipe = resolve("iou_aware/grad_r50_600")
+    assert recipe.schedule.batch * recipe.schedule.optimiser.lr / recipe.schedule.optimiser.lr_batch == 0.0075
+    assert (recipe.schedule.epochs, recipe.schedule.decay.at, recipe.schedule.warmup.steps) == (12, [8, 11], 500)
+    assert recipe.loss.quality.kind == "bce" and not recipe.loss.quality.detach
+    assert resolve("iou_aware/detached_r50_600").loss.quality.detach
+    assert resolve("iou_aware/l2_r50_600").loss.quality.kind == "l2"
+    assert recipe.image.eval[0].options == {"short": 600, "long": 1000}
+    x101 = resolve("iou_aware/grad_x101")
+    assert (x101.backbone.options["groups"], x101.backbone.options["group_width"]) == (32, 4)
+
+
+def test_resolving_one_recipe_leaves_no_trace_in_another():
+    before = resolve("iou_aware/detached_r50").values()
+    resolve("iou_aware/grad_x101", "bccd", ["schedule.batch=2"])
+    assert resolve("iou_aware/detached_r50").values() == before
+
+
+def test_a_recipe_equals_itself_after_a_round_trip_through_a_file():
+    recipe = resolve("iou_aware/grad_r50", "shapes", ["schedule.batch=4"])
+    again = Recipe.model_validate(yaml.safe_load(yaml.safe_dump(recipe.values())))
+    assert again == recipe and again.hash == recipe.hash
+    assert isinstance(again.prior.build({"anchors": Anchors}).ratios, tuple)
+
+
+def test_hash_sees_training_and_nothing_else():
+    base = resolve("iou_aware/grad_r50")
+    assert resolve("iou_aware/grad_r50", overrides=["score=product", "postprocess.nms=0.6", "schedule.log_every=1"]).hash == base.hash
+    changed = ["schedule.batch=8", "loss.quality.detach=true", "assign.positive=0.6", "data.limit=10", "image.pad=64"]
+    hashes = {resolve("iou_aware/grad_r50", overrides=[c]).hash for c in changed}
+    assert len(hashes | {base.hash}) == len(changed) + 1
+
+
+@pytest.mark.parametrize(
+    "name, profile, change, message",
+    [
+        ("iou_aware/grad_r5", "coco", None, "did you mean 'iou_aware/grad_r50'"),
+        ("grad_r50", "cocoo", None, "did you mean 'coco'"),
+        ("grad_r50", "coco", "schedule.bach=3", "schedule.bach: unknown key: did you mean 'batch'"),
+        ("grad_r50", "coco", "loss.class.gama=3", "gama: unknown key: did you mean 'gamma'"),
+        ("grad_r50", "coco", "losss.class.gamma=3", "losss: unknown key: did you mean 'loss'"),
+        ("grad_r50", "coco", "assign.kind=maxiou", "did you mean 'max_iou'"),
+        ("grad_r50", "coco", "assign.positive=high", "assign: positive: Input should be a valid number"),
+        ("grad_r50", "coco", "score=powr-2", "score rule 'powr-2'"),
+        ("retinanet_r50", "coco", "score=product", "needs a quality estimate"),
+        ("grad_r50", "coco", "schedule.steps=3", "exactly one of epochs and steps"),
+        ("grad_r50", "coco", "schedule.batch", "must look like"),
+        ("grad_r50", "coco", "schedule.batch=[", "not a YAML value"),
+        ("grad_r50", "coco", "backbone.depth=77", "depth"),
+        ("missing.yaml", "coco", None, "no such file"),
+    ],
+)
+def test_bad_input_is_one_clear_line(name, profile, change, message):
+    with pytest.raises(ValueError) as error:
+        resolve(name, profile, [change] if change else [])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_recipe_files_of_a_user(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: iou_aware/grad_r50\nquality: {kind: conv}\nscore: power-0.3\n")
+    recipe = resolve(str(mine), "shapes")
+    assert recipe.name == "custom/mine" and recipe.score == "power-0.3"
+    mine.write_text("extends: [a, : b\n")
+    with pytest.raises(ValueError, match="broken YAML"):
+        resolve(str(mine))
+    mine.write_text("extends: mine\n")
+    with pytest.raises(ValueError, match="extends itself"):
+        resolve(str(mine))
+    mine.write_text("extends: nothing/here\n")
+    with pytest.raises(ValueError, match="does not exist"):
+        resolve(str(mine))
+    mine.write_text("- a list\n")
+    with pytest.raises(ValueError, match="a recipe is a mapping"):
+        resolve(str(mine))
+
+
+@pytest.mark.parametrize("table", sorted(recipe_root().glob("*/table*.csv")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_trained_row_of_a_table_names_a_recipe_and_a_rule(table):
+    from qrepro.quality import Rule
+
+    with table.open() as file:
+        for row in csv.DictReader(file):
+            assert row["origin"] in ("trained", "zoo", "cited")
+            if row["origin"] == "trained":
+                assert row["recipe"] in names(), row["row"]
+            if row["recipe"]:
+                recipe = resolve(row["recipe"], row["profile"], row["overrides"].split())
+                rule = Rule.parse(row["rule"])
+                assert recipe.quality.kind != "none" or rule.kind == "class" or rule.oracle
+                assert any(p.row == row["row"] and f"table{p.table}" == table.stem for p in recipe.card.paper) or table.stem in (
+                    "table3",
+                    "table4",
+                    "table6",
+                ), f"{table.stem} {row['row']} is missing on the card of {row['recipe']}"

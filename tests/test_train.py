@@ -1,0 +1,215 @@
+"""The loop on a tiny painted data set: exact resuming, several processes, divergence, schedules."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qrepro.data.loader import Steps, in_order
+from qrepro.data.shapes import make_shapes
+from qrepro.engine.run import Run, load_checkpoint
+from qrepro.engine.schedule import Plan
+from qrepro.engine.train import Diverged, restore_detector, train
+from qrepro.recipe import resolve
+
+TINY = [
+    "image.train=[{kind: resize, short: 64, long: 80}, {kind: flip}]",
+    "image.eval=[{kind: resize, short: 64, long: 80}]",
+    "schedule.steps=6",
+    "schedule.batch=4",
+    "schedule.warmup.steps=2",
+    "schedule.log_every=1",
+    "schedule.checkpoint_every=2",
+    "neck.channels=16",
+    "head.width=16",
+    "head.convs=1",
+]
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(root, train=12, val=6)
+    return root
+
+
+def tiny(*more: str, name: str = "grad_r50"):
+    return resolve(name, "shapes", [*TINY, *more])
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run.last)["model"]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Killed(Exception):
+    """Stands for a kill signal."""
+
+
+@pytest.mark.parametrize("more", [[], ["schedule.ema=0.9", "schedule.channels_last=true"], ["schedule.precision=bf16"]])
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes, tmp_path, more):
+    recipe = tiny(*more)
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    train(recipe, shapes, whole, device="cpu")
+
+    def kill(record):
+        if record["step"] == 5:  # the last checkpoint is of step 4
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(recipe, shapes, parts, device="cpu", report=kill)
+    assert load_checkpoint(parts.last)["step"] == 4
+    train(recipe, shapes, parts, device="cpu", resume=True)
+    first, second = load_checkpoint(whole.last), load_checkpoint(parts.last)
+    assert same(first["model"], second["model"])
+    if recipe.schedule.ema:
+        assert same(first["average"], second["average"])
+    logs = [[json.loads(line) for line in run.log.read_text().splitlines()] for run in (whole, parts)]
+    timeless = [[{k: v for k, v in r.items() if k not in ("images_per_s", "waiting_for_data")} for r in log] for log in logs]
+    assert timeless[0] == timeless[1] and [r["step"] for r in logs[1]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_seed_decides_and_workers_do_not(shapes, tmp_path):
+    runs = {}
+    for label, seed, workers in (("a", 0, 0), ("b", 0, 2), ("c", 1, 0)):
+        runs[label] = Run(tmp_path / label)
+        train(tiny("schedule.steps=2"), shapes, runs[label], seed=seed, device="cpu", workers=workers)
+    assert same(weights(runs["a"]), weights(runs["b"]))
+    assert not same(weights(runs["a"]), weights(runs["c"]))
+
+
+def test_non_finite_loss_stops_names_the_term_and_keeps_the_checkpoint(shapes, tmp_path):
+    run = Run(tmp_path / "run")
+    with pytest.raises(Diverged, match=r"loss term \w+ is (nan|inf)"):
+        train(tiny("schedule.optimiser.lr=1e12", "schedule.clip=null", "schedule.warmup.steps=0", "schedule.steps=60"), shapes, run)
+    if run.last.exists():
+        assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
+
+
+def test_resume_refuses_another_recipe_and_another_network(shapes, tmp_path):
+    run = Run(tmp_path / "run")
+    train(tiny("schedule.steps=2"), shapes, run)
+    before = run.last.read_bytes()
+    with pytest.raises(ValueError, match="other settings"):
+        train(tiny("schedule.steps=4"), shapes, run, resume=True)
+    with pytest.raises(ValueError, match="differs from"):
+        train(tiny("schedule.steps=2", "head.convs=2"), shapes, run, resume=True)
+    with pytest.raises(ValueError, match="holds the network of recipe iou_aware/grad_r50"):
+        restore_detector(tiny(name="retinanet_r50"), run.last)
+    assert run.last.read_bytes() == before
+
+
+def test_checkpoints_that_are_none(tmp_path):
+    path = tmp_path / "last.pt"
+    with pytest.raises(ValueError, match="no such file"):
+        load_checkpoint(path)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="not readable"):
+        load_checkpoint(path)
+    torch.save({"weights": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="not written by qrepro"):
+        load_checkpoint(path)
+    import collections
+
+    torch.save({"model_hash": collections.Counter, "f": eval}, path)  # anything that would have to be executed
+    with pytest.raises(ValueError, match="not readable"):
+        load_checkpoint(path)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(shapes, tmp_path, monkeypatch):
+    run = Run(tmp_path / "run")
+    train(tiny("schedule.steps=2"), shapes, run)
+    before = run.last.read_bytes()
+
+    def full(content, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError):
+        train(tiny("schedule.steps=2"), shapes, Run(tmp_path / "run"), resume=False)
+    assert not list(run.path.glob(".*partial"))
+    assert not run.last.exists() or run.last.read_bytes() == before
+
+
+def test_two_processes_equal_one(shapes, tmp_path):
+    """Gradients are averaged over ranks and N is counted over ranks, so that one process must find the same weights.
+
+    Norms are frozen (statistics of half a batch would differ), and rank 1 has batches without any object at first.
+    """
+    changes = [*TINY, "backbone.frozen_norm=true", "schedule.steps=3", "schedule.optimiser={kind: sgd, lr: 0.01, lr_batch: 4}", "loss.count=batch"]
+    options = [part for c in changes for part in ("--set", c)]
+    command = ["-m", "qrepro", "train", "grad_r50", "--profile", "shapes", "--data", str(shapes), "--device", "cpu", "--workers", "0", *options]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for out, start in (("one", [sys.executable]), ("two", launch)):
+        call = subprocess.run([*start, *command, "--out", str(tmp_path / out)], env=env, capture_output=True, text=True, timeout=240)
+        assert call.returncode == 0, call.stdout + call.stderr
+    one, two = (load_checkpoint(next((tmp_path / out).rglob("last.pt"))) for out in ("one", "two"))
+    start = torch.cat([v.flatten() for v in one["model"].values() if v.is_floating_point()])
+    for name, value in one["model"].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert start.isfinite().all()
+    logs = [[json.loads(x) for x in next((tmp_path / out).rglob("log.jsonl")).read_text().splitlines()] for out in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) == 3
+
+
+def test_a_rank_without_objects_does_not_hang(shapes, tmp_path):
+    """Two processes, half of the pictures without objects: names of terms and collective calls must agree."""
+    source = json.loads((shapes / "annotations" / "instances_train.json").read_text())
+    odd = {image["id"] for image in source["images"][::2]}
+    source["annotations"] = [a for a in source["annotations"] if a["image_id"] not in odd]
+    root = tmp_path / "half"
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(source))
+    (root / "train").symlink_to(shapes / "train")
+    options = [part for c in [*TINY, "schedule.batch=2", "schedule.steps=8"] for part in ("--set", c)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "qrepro", "train"]
+    command = ["grad_r50", "-p", "shapes", "--data", str(root), "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "out"), *options]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    call = subprocess.run([*launch, *command], env=env, capture_output=True, text=True, timeout=240)
+    assert call.returncode == 0, call.stdout + call.stderr
+
+
+def test_steps_are_a_function_of_seed_and_step():
+    groups = np.array([0, 1, 1, 0, 1, 1, 1])
+    per_epoch = Steps.per_epoch(groups, 2)
+    assert per_epoch == 1 + 3
+    everything = list(Steps(groups, 2, 0, 12, seed=3))
+    assert list(Steps(groups, 2, 5, 12, seed=3)) == everything[5:]
+    for epoch in range(3):
+        batches = [[i for i, _ in b] for b in everything[epoch * per_epoch : (epoch + 1) * per_epoch]]
+        assert {i for b in batches for i in b} == set(range(7))  # every picture at least once
+        assert all(len({groups[i] for i in b}) == 1 for b in batches)
+    assert everything[:4] != everything[4:8]
+    assert len({seed for batch in everything for _, seed in batch}) == 24  # each draw has an augmentation of its own
+    halves = [list(Steps(groups, 2, 0, 12, seed=3, rank=r, world=2)) for r in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == everything
+
+
+def test_in_order_covers_each_sample_once():
+    assert [[i for i, _ in b] for b in in_order(5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_learning_rates_by_hand():
+    base = ["schedule.optimiser.lr_batch=16", "schedule.batch=8"]
+    plan = Plan.of(resolve("grad_r50", overrides=base).schedule, per_epoch=100)
+    assert (plan.total, plan.warmup) == (1200, 500)
+    assert plan.rate(0) == pytest.approx(0.005 / 3)
+    assert plan.rate(250) == pytest.approx(0.005 * (1 / 3 + 1 / 3))
+    assert plan.rate(799) == pytest.approx(0.005) and plan.rate(800) == pytest.approx(0.0005)
+    assert plan.rate(1099) == pytest.approx(0.0005) and plan.rate(1100) == pytest.approx(0.00005)
+    short = Plan.of(resolve("grad_r50", overrides=[*base, "schedule.shorten=120"]).schedule, per_epoch=100)
+    assert (short.total, short.warmup) == (120, 50)
+    assert short.rate(79) == pytest.approx(0.005) and short.rate(80) == pytest.approx(0.0005)
+    cosine = Plan.of(resolve("grad_r50", "shapes", ["schedule.steps=100", "schedule.warmup.steps=0"]).schedule, per_epoch=7)
+    assert cosine.rate(0) == pytest.approx(0.001) and cosine.rate(50) == pytest.approx(0.001 * (0.01 + 0.99 / 2))
