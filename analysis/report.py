@@ -16,16 +16,15 @@ import numpy as np
 import pandas as pd
 
 from analysis import page
-from analysis.correlation import correlation_rows
-from analysis.matching import iou_eval
-from analysis.oracle import BASELINE, alpha_rows, best_rows, oracle_gain
-from analysis.plots import ap_vs_alpha, estimate_vs_iou, loss_curves, score_vs_iou
+from analysis.figures import estimate_clouds, score_clouds, sweeps
+from analysis.oracle import alpha_rows
+from analysis.plots import loss_curves
 from analysis.results import Run, find_runs
+from analysis.summary import by_recipe, mean_metrics, positive_correlation, summary_rows
 from analysis.tables import read_table
 
 QUESTION = "Does the detector know how good its boxes are?"
 SHOWN_METRICS = ["AP", *(f"AP{t}" for t in range(50, 100, 5)), "APS", "APM", "APL", "AR1", "AR10", "AR100", "n_classes"]
-PANELS = 6  # more scatter panels than this in one figure are too small to read
 DEFINITIONS = [
     ("AP", "COCO average precision in percent: mean over IoU thresholds 0.50, 0.55 … 0.95, 101 recalls and the classes "
      "that have truth (n_classes). AP50 … AP95: at one threshold. APS, APM, APL: truths of area below 32², up to 96², "
@@ -79,52 +78,6 @@ def build_report(root: str | Path, out: str | Path) -> Path:
     return out
 
 
-def mean_metrics(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Metrics per rule, mean over the runs of one recipe and profile; only rules and metrics that all of them have."""
-    every = [run.metrics["rules"] for run in runs]
-    rules = [rule for rule in every[0] if all(rule in some for some in every)] if every else []
-    means: dict[str, dict[str, float]] = {}
-    for rule in rules:
-        names = [
-            n for n, v in every[0][rule].items() if isinstance(v, int | float) and all(n in e[rule] for e in every)
-        ]
-        means[rule] = {name: float(np.mean([some[rule][name] for some in every])) for name in names}
-    return means
-
-
-def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per recipe of one profile's evaluated runs: the headline numbers.
-
-    Returns rows {recipe, seeds, class, estimate, estimate_rule, oracle, oracle_rule, captured, pcc, bias}: class,
-    estimate and oracle are lists of AP in percent, one per seed, of the class score, the best rule with the own
-    estimate and the best oracle rule (best by the mean over seeds; empty where there is none); captured is the share
-    of the oracle's gain over the class score that the estimate reaches; pcc and bias are lists over seeds, of all
-    positives.
-    """
-    rows = []
-    for recipe, some in _by_recipe([run for run in runs if run.evaluated]).items():
-        swept = alpha_rows(mean_metrics(some))
-        best = {row["source"]: row["rule"] for row in best_rows(swept)}
-        names = [best.get(source) for source in ("class score", "predicted", "oracle")]
-        values = [[run.metrics["rules"][name]["AP"] for run in some] if name else [] for name in names]
-        positives = [correlation_rows(*_estimates(run), [(0.0, 1.0)])[0] for run in some if _has_estimate(run)]
-        rows.append(
-            {
-                "recipe": recipe,
-                "seeds": [run.seed for run in some],
-                "class": values[0],
-                "estimate": values[1],
-                "estimate_rule": names[1] or "",
-                "oracle": values[2],
-                "oracle_rule": names[2] or "",
-                "captured": oracle_gain(swept)["captured"],
-                "pcc": [row["pearson"] for row in positives],
-                "bias": [row["bias"] for row in positives],
-            }
-        )
-    return rows
-
-
 def trace_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Where every number comes from: one row per run, recipe and seed to commit, hash and number of images."""
     rows = []
@@ -156,9 +109,9 @@ def _profile_section(profile: str, runs: Sequence[Run]) -> str:
                 "bias: mean error of the estimate."
             )
         )
-        parts += _figures(rows, evaluated)
+        parts += _figures(evaluated)
         parts += [page.subheading("AP by scoring rule")]
-        recipes = _by_recipe(evaluated)
+        recipes = by_recipe(evaluated)
         parts += [page.details(name, _rules(some), opened=len(recipes) <= 3) for name, some in recipes.items()]
     logs = {run.name: run.log for run in runs if (run.path / "log.jsonl").is_file()}
     if logs:
@@ -206,49 +159,18 @@ def _summary_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _figures(rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> list[str]:
-    """Score against IoU, AP against alpha and estimate against IoU; the clouds are of the first seed of each recipe."""
-    recipes = _by_recipe(runs)
+def _figures(runs: Sequence[Run]) -> list[str]:
+    """Score against IoU, AP against alpha and estimate against IoU."""
     parts = [page.subheading("Do scores follow IoU?")]
-    wanted: list[tuple[Run, str]] = []
-    for row in sorted(rows, key=lambda row: bool(row["estimate"])):
-        run = recipes[row["recipe"]][0]
-        best = [row["estimate_rule"], row["oracle_rule"]] if row["estimate"] else [BASELINE]
-        wanted += [(run, rule) for rule in best if rule in run.rules]
-    for start in range(0, len(wanted), PANELS):
-        panels, floor = {}, math.inf
-        for run, rule in wanted[start : start + PANELS]:
-            found = run.detections(rule)
-            panels[f"{run.recipe}: {rule}"] = (iou_eval(run.truths, found), found["score"])
-            floor = min(floor, found["score"].min())
-        split = wanted[start][0].metrics["split"]
-        about = f"Detections after NMS, split {split}, first seed, rule in the title, lowest score {floor:.2g}."
-        parts.append(page.figure(score_vs_iou(panels, about=about), "png", "Confidence against IoU_eval", wide=True))
-
-    sweeps = []
-    for recipe, some in recipes.items():
-        swept = [alpha_rows(run.metrics["rules"]) for run in some]
-        if any(row["kind"] == "power" for row in swept[0]):
-            sweeps.append(page.figure(ap_vs_alpha(swept, title=recipe), heading=f"AP against alpha of {recipe}"))
-    if sweeps:
-        parts += [page.subheading("What is the estimate worth, and a perfect one?"), page.side_by_side(sweeps)]
-
-    estimating = [some[0] for some in recipes.values() if _has_estimate(some[0])]
-    if estimating:
-        parts.append(page.subheading("Is the estimate right?"))
-        for start in range(0, len(estimating), PANELS):
-            clouds = {run.recipe: _estimates(run) for run in estimating[start : start + PANELS]}
-            about = "Positive locations of the training assigner on the evaluation images, first seed."
-            parts.append(
-                page.figure(estimate_vs_iou(clouds, about=about), "png", "Estimate against true IoU", wide=True)
-            )
-        table = [
-            {"recipe": run.recipe, "seed": str(run.seed), **row}
-            for run in runs
-            if _has_estimate(run)
-            for row in correlation_rows(*_estimates(run))
-        ]
-        parts += [page.table(pd.DataFrame(table)), page.note("One row per band of true IoU, both ends included.")]
+    parts += [page.figure(plot, "png", "Confidence against IoU_eval", wide=True) for plot in score_clouds(runs)]
+    swept = [page.figure(plot, heading=f"AP against alpha of {recipe}") for recipe, plot in sweeps(runs).items()]
+    if swept:
+        parts += [page.subheading("What is the estimate worth, and a perfect one?"), page.side_by_side(swept)]
+    clouds = [page.figure(plot, "png", "Estimate against true IoU", wide=True) for plot in estimate_clouds(runs)]
+    if clouds:
+        table = pd.DataFrame([row for run in runs for row in positive_correlation(run)])
+        parts += [page.subheading("Is the estimate right?"), *clouds, page.table(table)]
+        parts.append(page.note("One row per band of true IoU, both ends included."))
     return parts
 
 
@@ -265,24 +187,6 @@ def _rule_table(rules: Mapping[str, Mapping[str, Any]]) -> str:
     """AP family of every rule as a table."""
     frame = pd.DataFrame(alpha_rows(rules))
     return page.table(frame[[name for name in ["rule", *SHOWN_METRICS] if name in frame]])
-
-
-def _by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs of one profile by recipe, in their order."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.recipe, []).append(run)
-    return groups
-
-
-def _has_estimate(run: Run) -> bool:
-    """Whether the run has positives with an estimate of quality."""
-    return (run.path / "positives.parquet").is_file() and bool(run.positives["quality"].notna().any())
-
-
-def _estimates(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) estimated and (N,) true IoU of the positives."""
-    return run.positives["quality"].to_numpy(np.float64), run.positives["iou"].to_numpy(np.float64)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,14 +1,19 @@
-"""Everything that is always reported of an evaluation: the AP families of every scoring rule."""
+"""What is reported of evaluations: the AP families of every scoring rule, and runs side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.ap import ap_metrics, choose_engine, class_metrics, evaluate
-from analysis.results import Truths
+from analysis.correlation import correlation_rows
+from analysis.matching import iou_eval
+from analysis.oracle import alpha_rows, best_rows, oracle_gain
+from analysis.results import Run, Truths
 from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
 
 
@@ -29,3 +34,118 @@ def summarise(truths: Truths, detections: Mapping[str, pd.DataFrame], engine: st
             for rule, frame in detections.items()
         },
     }
+
+
+def metric_rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A summary as rows {run, rule, metric, <AP family>}, metric being COCO or one of the VOC interpolations."""
+    rows = [{"run": name, "rule": rule, "metric": "COCO", **values} for rule, values in summary["rules"].items()]
+    for rule, kinds in summary.get("voc", {}).items():
+        rows += [{"run": name, "rule": rule, "metric": f"VOC {kind}", **values} for kind, values in kinds.items()]
+    return rows
+
+
+def positive_correlation(run: Run) -> list[dict[str, Any]]:
+    """Correlation with the true IoU over the positives of a run: of its estimate, where it has one, and class score.
+
+    Returns rows {run, estimate, <correlation row>}, one per band of true IoU (GFLv2 table 6 is the first band).
+    """
+    iou = run.positives["iou"].to_numpy(np.float64)
+    named = [("quality u", "quality")] if has_estimate(run) else []
+    return [
+        {"run": run.name, "estimate": label, **row}
+        for label, column in [*named, ("class score p", "class_score")]
+        for row in correlation_rows(run.positives[column], iou)
+    ]
+
+
+def detection_correlation(name: str, truths: Truths, detections: pd.DataFrame) -> list[dict[str, Any]]:
+    """Correlation of final scores (and of `quality` where every detection has one) with IoU_eval, rows as above."""
+    iou = iou_eval(truths, detections)
+    known = "quality" in detections and bool(detections["quality"].notna().all())
+    columns = ["score", *(["quality"] if known else [])]
+    return [
+        {"run": name, "estimate": column, **row}
+        for column in columns
+        for row in correlation_rows(detections[column], iou)
+    ]
+
+
+def headline_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """For a terminal, one row per run: {detector, AP, AP75 by class score; best own rule; best oracle rule; PCC}."""
+    rows = []
+    for run in runs:
+        rules = run.metrics["rules"]
+        best = {row["source"]: row["rule"] for row in best_rows(alpha_rows(rules))}
+        row: dict[str, Any] = {"detector": run.recipe, "profile": run.profile}
+        for source, label in (("class score", "class score"), ("predicted", "own estimate"), ("oracle", "true IoU")):
+            rule = best.get(source)
+            row[f"AP {label}"] = rules[rule]["AP"] if rule else math.nan
+            if source != "class score":
+                row[f"{label} by"] = rule or "-"
+        pearson = correlation_rows(*estimates(run), [(0.0, 1.0)])[0]["pearson"] if has_estimate(run) else math.nan
+        rows.append({**row, "PCC": f"{pearson:.3f}" if not math.isnan(pearson) else "-"})
+    return rows
+
+
+def mean_metrics(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Metrics per rule, mean over the runs of one recipe and profile; only rules and metrics that all of them have."""
+    every = [run.metrics["rules"] for run in runs]
+    rules = [rule for rule in every[0] if all(rule in some for some in every)] if every else []
+    means: dict[str, dict[str, float]] = {}
+    for rule in rules:
+        names = [
+            n for n, v in every[0][rule].items() if isinstance(v, int | float) and all(n in e[rule] for e in every)
+        ]
+        means[rule] = {name: float(np.mean([some[rule][name] for some in every])) for name in names}
+    return means
+
+
+def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per recipe of one profile's evaluated runs: the headline numbers.
+
+    Returns rows {recipe, seeds, class, estimate, estimate_rule, oracle, oracle_rule, captured, pcc, bias}: class,
+    estimate and oracle are lists of AP in percent, one per seed, of the class score, the best rule with the own
+    estimate and the best oracle rule (best by the mean over seeds; empty where there is none); captured is the share
+    of the oracle's gain over the class score that the estimate reaches; pcc and bias are lists over seeds, of all
+    positives.
+    """
+    rows = []
+    for recipe, some in by_recipe([run for run in runs if run.evaluated]).items():
+        swept = alpha_rows(mean_metrics(some))
+        best = {row["source"]: row["rule"] for row in best_rows(swept)}
+        names = [best.get(source) for source in ("class score", "predicted", "oracle")]
+        values = [[run.metrics["rules"][name]["AP"] for run in some] if name else [] for name in names]
+        positives = [correlation_rows(*estimates(run), [(0.0, 1.0)])[0] for run in some if has_estimate(run)]
+        rows.append(
+            {
+                "recipe": recipe,
+                "seeds": [run.seed for run in some],
+                "class": values[0],
+                "estimate": values[1],
+                "estimate_rule": names[1] or "",
+                "oracle": values[2],
+                "oracle_rule": names[2] or "",
+                "captured": oracle_gain(swept)["captured"],
+                "pcc": [row["pearson"] for row in positives],
+                "bias": [row["bias"] for row in positives],
+            }
+        )
+    return rows
+
+
+def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs of one profile by recipe, in their order."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.recipe, []).append(run)
+    return groups
+
+
+def has_estimate(run: Run) -> bool:
+    """Whether the run has positives with an estimate of quality."""
+    return (run.path / "positives.parquet").is_file() and bool(run.positives["quality"].notna().any())
+
+
+def estimates(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) estimated and (N,) true IoU of the positives."""
+    return run.positives["quality"].to_numpy(np.float64), run.positives["iou"].to_numpy(np.float64)

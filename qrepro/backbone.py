@@ -27,8 +27,8 @@ BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
 class Residual(nn.Module):
     """ResNet and ResNeXt (arXiv 1512.03385, 1611.05431) up to C5.
 
-    depth: 18, 34, 50 or 101; groups, group_width: 32 and 4 make ResNeXt-32x4d; style: where a bottleneck has its stride,
-    `pytorch` in the 3x3 convolution, `caffe` in the first 1x1.
+    depth: 18, 34, 50 or 101; groups, group_width: 32 and 4 make ResNeXt-32x4d; style: where a bottleneck has its
+    stride, `pytorch` in the 3x3 convolution, `caffe` in the first 1x1.
     weights: null (from scratch), `torchvision/<name>`, `timm/<name>` or a local file (see `load_weights`).
     frozen_stages: 0 none, 1 the stem and the first stage, ...; frozen_norm: batch norms keep their stored statistics.
     """
@@ -88,7 +88,9 @@ class Residual(nn.Module):
         state = load_weights(self.weights)
         missing = [k for k in self.state_dict() if k not in state and not k.endswith("num_batches_tracked")]
         if missing:
-            raise ValueError(f"backbone.weights {self.weights}: lacks {len(missing)} entries of this backbone, e.g. {missing[0]}")
+            raise ValueError(
+                f"backbone.weights {self.weights}: lacks {len(missing)} entries of this backbone, e.g. {missing[0]}"
+            )
         wrong = [k for k, v in self.state_dict().items() if k in state and state[k].shape != v.shape]
         if wrong:
             have, want = tuple(state[wrong[0]].shape), tuple(self.state_dict()[wrong[0]].shape)
@@ -102,8 +104,8 @@ BACKBONES: dict[str, Callable[..., Any]] = {"resnet": Residual}
 def load_weights(source: str) -> Mapping[str, Tensor]:
     """State dict of ImageNet weights.
 
-    source: `torchvision/ResNet50_Weights.IMAGENET1K_V1`, `timm/resnext101_32x4d.gluon_in1k`, or a file (.pth, .safetensors)
-    with torchvision's entry names (a `state_dict` entry and a `module.` or `backbone.` prefix are looked through).
+    source: `torchvision/ResNet50_Weights.IMAGENET1K_V1`, `timm/resnext101_32x4d.gluon_in1k`, or a file (.pth,
+    .safetensors) with torchvision's entry names (a `state_dict` entry and a `module.` or `backbone.` prefix are looked through).
     """
     kind, _, name = source.partition("/")
     if kind == "torchvision":
@@ -112,7 +114,9 @@ def load_weights(source: str) -> Mapping[str, Tensor]:
         return _timm_weights(name)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise ValueError(f"backbone.weights {source}: no such file (allowed: a file, torchvision/NAME, timm/NAME, null)")
+        raise ValueError(
+            f"backbone.weights {source}: no such file (allowed: a file, torchvision/NAME, timm/NAME, null)"
+        )
     return _bare(_read_state(path))
 
 
@@ -125,7 +129,9 @@ def _read_state(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for files that are not its own
-        raise ValueError(f"backbone.weights {path}: not a readable weight file ({str(error).splitlines()[0]})") from error
+        raise ValueError(
+            f"backbone.weights {path}: not a readable weight file ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _bare(state: Any) -> Mapping[str, Tensor]:
@@ -147,7 +153,9 @@ def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
     try:
         weights = get_weight(name)
     except (ValueError, AttributeError, KeyError) as error:
-        raise ValueError(f"backbone.weights torchvision/{name}: unknown to torchvision, e.g. ResNet50_Weights.IMAGENET1K_V1") from error
+        raise ValueError(
+            f"backbone.weights torchvision/{name}: unknown to torchvision, e.g. ResNet50_Weights.IMAGENET1K_V1"
+        ) from error
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError) as error:
@@ -163,14 +171,14 @@ def _timm_weights(name: str) -> Mapping[str, Tensor]:
         import timm
     except ImportError as error:
         raise ValueError(f"backbone.weights timm/{name}: needs the timm extra (pip install 'qrepro[timm]')") from error
-    if not timm.is_model(name.split(".")[0]):
+    if not timm.is_model(name.split(".", maxsplit=1)[0]):
         raise ValueError(f"backbone.weights timm/{name}: unknown to timm {timm.__version__}")
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub client's errors share no base class
         raise ValueError(
-            f"backbone.weights timm/{name}: cannot be downloaded here ({type(error).__name__}); fetch model.safetensors of "
-            f"hub model timm/{name} elsewhere and name it: --set backbone.weights=/path/model.safetensors"
+            f"backbone.weights timm/{name}: cannot be downloaded here ({type(error).__name__}); fetch model.safetensors "
+            f"of hub model timm/{name} elsewhere and name it: --set backbone.weights=/path/model.safetensors"
         ) from error
 
 

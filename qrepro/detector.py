@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from qrepro.backbone import FPN, Residual
 from qrepro.boxes import Priors
 from qrepro.represent import BoxRepresentation
 
@@ -99,7 +100,11 @@ class Head(nn.Module):
 class Detector(nn.Module):
     """Image in, dense predictions out. Every member is a part that the recipe names."""
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, head: Head, prior: Any, box: BoxRepresentation) -> None:
+    backbone: Residual
+    neck: FPN
+    head: Head
+
+    def __init__(self, backbone: Residual, neck: FPN, head: Head, prior: Any, box: BoxRepresentation) -> None:
         super().__init__()
         self.backbone, self.neck, self.head = backbone, neck, head
         self.prior, self.box = prior, box

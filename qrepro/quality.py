@@ -36,6 +36,7 @@ class ConvQuality(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, per_cell, 3, padding=1)
         nn.init.normal_(self.conv.weight, std=0.01)
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, features: Tensor, raw: Tensor) -> Tensor:
@@ -73,7 +74,9 @@ class Rule:
         """The rule of a name such as `class`, `product`, `power-0.5`, `oracle-product`, `oracle-power-0.2`."""
         found = re.fullmatch(r"(oracle-)?(class|product|power)(?:-(\d*\.?\d+))?", name)
         if not found:
-            raise ValueError(f"score rule {name!r}: allowed are class, product, power-ALPHA, and oracle- before the last two")
+            raise ValueError(
+                f"score rule {name!r}: allowed are class, product, power-ALPHA, and oracle- before the last two"
+            )
         oracle, kind, alpha = found.groups()
         return cls(kind, float(alpha) if alpha else None, bool(oracle))
 
@@ -85,7 +88,10 @@ class Rule:
     @property
     def exponents(self) -> tuple[float, float]:
         """Exponents (a, b) of class score and quality."""
-        return {"class": (1.0, 0.0), "product": (1.0, 1.0)}.get(self.kind) or (self.alpha or 0.0, 1 - (self.alpha or 0.0))
+        return {"class": (1.0, 0.0), "product": (1.0, 1.0)}.get(self.kind) or (
+            self.alpha or 0.0,
+            1 - (self.alpha or 0.0),
+        )
 
 
 def fuse(log_class: Tensor, log_quality: Tensor | None, rule: Rule) -> Tensor:
@@ -106,4 +112,3 @@ def fuse(log_class: Tensor, log_quality: Tensor | None, rule: Rule) -> Tensor:
 def log_estimate(logit: Tensor | None) -> Tensor | None:
     """Log of sigmoid(logit), stable: the form in which `fuse` takes scores."""
     return None if logit is None else F.logsigmoid(logit.float())
-

@@ -1,6 +1,6 @@
 """How a box is written in the outputs of a network, and read back.
 
-A representation has `channels` numbers per prior; `encode` gives the target code of a box, `decode` the box of an output.
+A representation has `channels` numbers per prior; `encode` gives the code of a box, `decode` the box of an output.
 """
 
 from __future__ import annotations

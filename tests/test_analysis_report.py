@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.report import build_report, mean_metrics, summary_rows, trace_rows
+from analysis.report import build_report, trace_rows
 from analysis.results import find_runs
+from analysis.summary import mean_metrics, summary_rows
 
 SCRIPT = "<script>alert(1)</script>"
 CLASS, AWARE = {"AP": 40.0, "AP50": 60.0}, {"AP": 46.0, "AP50": 61.0}

@@ -25,7 +25,9 @@ def test_max_iou_equals_mmdetection(golden):
 
 
 def test_max_iou_by_hand():
-    priors = priors_of([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 4.5], [0, 0, 10, 3], [50, 50, 60, 60], [52, 50, 62, 60]])
+    priors = priors_of(
+        [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 4.5], [0, 0, 10, 3], [50, 50, 60, 60], [52, 50, 62, 60]]
+    )
     truths = truths_of([[0, 0, 10, 10], [50, 50, 53, 60]], [0, 1])
     usable = torch.tensor([[True] * 6])
     # IoU with truth 0: 1, .9, .45, .3, 0, 0; with truth 1: 0, 0, 0, 0, .3, 1/12: its best prior is the fifth

@@ -18,7 +18,9 @@ def test_iou_equals_torchvision_on_random_boxes():
     from torchvision.ops import box_iou, generalized_box_iou
 
     corner = torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(0)) * 50
-    boxes = torch.cat([corner, corner + torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(1)) * 30 + 0.1], -1)
+    boxes = torch.cat(
+        [corner, corner + torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(1)) * 30 + 0.1], -1
+    )
     torch.testing.assert_close(pairwise_iou(boxes[0], boxes[1]), box_iou(boxes[0], boxes[1]))
     torch.testing.assert_close(aligned_giou(boxes[0], boxes[1]), generalized_box_iou(boxes[0], boxes[1]).diagonal())
 
@@ -70,4 +72,6 @@ def test_delta_equals_mmdetection(golden, name, stds):
     torch.testing.assert_close(box.encode(ref["targets"], priors), ref[f"{name}_encoded"], rtol=1e-5, atol=1e-5)
     decoded = clip(box.decode(ref[f"{name}_deltas"], priors)[None], torch.tensor([[256, 320]]))[0]
     torch.testing.assert_close(decoded, ref[f"{name}_decoded"], rtol=1e-5, atol=1e-3)
-    torch.testing.assert_close(box.decode(box.encode(ref["targets"], priors), priors), ref["targets"], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        box.decode(box.encode(ref["targets"], priors), priors), ref["targets"], rtol=1e-4, atol=1e-3
+    )

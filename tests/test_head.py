@@ -5,8 +5,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-
 from conftest import GOLDEN
+
 from qrepro.assign import MaxIoU
 from qrepro.backbone import FPN, Residual
 from qrepro.boxes import Anchors, Truths, clip
@@ -103,8 +103,8 @@ def test_whole_detector_equals_mmdetection():
     with np.load(GOLDEN / "model_retinanet.npz") as file:
         ref = {k: file[k] for k in file.files}
     state = {}
-    for name, shape in zip(ref["names"].tolist(), ref["shapes"].tolist(), strict=True):
-        shape = tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
+    for name, text in zip(ref["names"].tolist(), ref["shapes"].tolist(), strict=True):
+        shape = tuple(int(n) for n in text.strip("()").split(",") if n.strip())
         part, _, rest = name.partition(".")
         if part == "bbox_head":
             name_here = "head." + ours(rest)

@@ -37,7 +37,9 @@ def room(dotted: str) -> str:
 
 
 def test_every_module_has_a_layer():
-    rooms = {p.stem if p.suffix else p.name for p in (ROOT / "qrepro").iterdir() if not p.name.startswith("__pycache__")}
+    rooms = {
+        p.stem if p.suffix else p.name for p in (ROOT / "qrepro").iterdir() if not p.name.startswith("__pycache__")
+    }
     assert rooms - {"__init__", "recipes"} <= set(RANK)
 
 

@@ -5,7 +5,10 @@ import torch
 
 from qrepro import losses
 
-LN2, LN3 = math.log(2), math.log(3)  # logit 0: p = 1/2. logit ln 3: p = 3/4, -ln p = 2 ln 2 - ln 3, -ln(1 - p) = 2 ln 2.
+LN2, LN3 = (
+    math.log(2),
+    math.log(3),
+)  # logit 0: p = 1/2. logit ln 3: p = 3/4, -ln p = 2 ln 2 - ln 3, -ln(1 - p) = 2 ln 2.
 
 
 @pytest.mark.parametrize(

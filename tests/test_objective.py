@@ -34,7 +34,9 @@ def test_terms_by_hand():
     losses = objective(box=Term(giou_loss, weight=2.0))(*case(), SIZES)
     assert losses["class"].item() == pytest.approx((0.25 + 5 * 0.75) * 0.25 * ln2, rel=1e-6)
     # code of the truth: dy = (6 - 8) / 16 = -0.125, dh = ln(12 / 16); both beyond beta
-    assert losses["code"].item() == pytest.approx(0.125 - 0.055 - torch.log(torch.tensor(0.75)).item() - 0.055, rel=1e-5)
+    assert losses["code"].item() == pytest.approx(
+        0.125 - 0.055 - torch.log(torch.tensor(0.75)).item() - 0.055, rel=1e-5
+    )
     assert losses["quality"].item() == pytest.approx(ln2, rel=1e-6)  # u = 1/2 whatever the target
     assert losses["box"].item() == pytest.approx(2 * 0.25, rel=1e-6)  # IoU = 3/4, hull = union
 

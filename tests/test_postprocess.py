@@ -9,11 +9,13 @@ FAR = [[float(20 * i), 0.0, 20.0 * i + 10, 10.0] for i in range(6)]
 def run(scores, boxes=FAR, counts=None, **options):
     scores = torch.tensor(scores).log()[None]
     (kept,) = PostProcess(**options)(scores, torch.tensor([boxes]), counts or (len(boxes),))
-    return list(zip(kept.location.tolist(), kept.label.tolist(), [round(s, 4) for s in kept.score.tolist()], strict=True))
+    return list(
+        zip(kept.location.tolist(), kept.label.tolist(), [round(s, 4) for s in kept.score.tolist()], strict=True)
+    )
 
 
 def test_candidate_rules_differ_as_the_codes_do():
-    """Three locations, two classes, two candidates a level: by locations both classes of the two best locations stay."""
+    """Three locations, two classes, two candidates a level: by location both classes of the two best stay."""
     scores = [[0.9, 0.1], [0.5, 0.6], [0.55, 0.04]]
     by_location = run(scores, FAR[:3], per_level=2, threshold=0.05)
     assert by_location == [(0, 0, 0.9), (1, 1, 0.6), (1, 0, 0.5), (0, 1, 0.1)]

@@ -54,7 +54,10 @@ def test_a_recipe_equals_itself_after_a_round_trip_through_a_file():
 
 def test_hash_sees_training_and_nothing_else():
     base = resolve("iou_aware/grad_r50")
-    assert resolve("iou_aware/grad_r50", overrides=["score=product", "postprocess.nms=0.6", "schedule.log_every=1"]).hash == base.hash
+    assert (
+        resolve("iou_aware/grad_r50", overrides=["score=product", "postprocess.nms=0.6", "schedule.log_every=1"]).hash
+        == base.hash
+    )
     changed = ["schedule.batch=8", "loss.quality.detach=true", "assign.positive=0.6", "data.limit=10", "image.pad=64"]
     hashes = {resolve("iou_aware/grad_r50", overrides=[c]).hash for c in changed}
     assert len(hashes | {base.hash}) == len(changed) + 1
@@ -117,7 +120,9 @@ def test_every_trained_row_of_a_table_names_a_recipe_and_a_rule(table):
                 recipe = resolve(row["recipe"], row["profile"], row["overrides"].split())
                 rule = Rule.parse(row["rule"])
                 assert recipe.quality.kind != "none" or rule.kind == "class" or rule.oracle
-                assert any(p.row == row["row"] and f"table{p.table}" == table.stem for p in recipe.card.paper) or table.stem in (
+                assert any(
+                    p.row == row["row"] and f"table{p.table}" == table.stem for p in recipe.card.paper
+                ) or table.stem in (
                     "table3",
                     "table4",
                     "table6",

@@ -15,6 +15,7 @@ from qrepro.data.shapes import make_shapes
 from qrepro.engine.run import Run, load_checkpoint
 from qrepro.engine.schedule import Plan
 from qrepro.engine.train import Diverged, restore_detector, train
+from qrepro.objective import Objective
 from qrepro.recipe import resolve
 
 TINY = [
@@ -54,7 +55,12 @@ class Killed(Exception):
     """Stands for a kill signal."""
 
 
-@pytest.mark.parametrize("more", [[], ["schedule.ema=0.9", "schedule.channels_last=true"], ["schedule.precision=bf16"]])
+# In bfloat16 torch 2.15's CPU kernel for the weight gradient of a 3x3 stride-2 convolution reads memory it never wrote
+# where the input is one pixel wide, so that pictures of this case are larger.
+BF16 = ["schedule.precision=bf16", "image.train=[{kind: resize, short: 96, long: 120}, {kind: flip}]"]
+
+
+@pytest.mark.parametrize("more", [[], ["schedule.ema=0.9", "schedule.channels_last=true"], BF16])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes, tmp_path, more):
     recipe = tiny(*more)
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
@@ -73,7 +79,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes, tmp_path, m
     if recipe.schedule.ema:
         assert same(first["average"], second["average"])
     logs = [[json.loads(line) for line in run.log.read_text().splitlines()] for run in (whole, parts)]
-    timeless = [[{k: v for k, v in r.items() if k not in ("images_per_s", "waiting_for_data")} for r in log] for log in logs]
+    timeless = [
+        [{k: v for k, v in r.items() if k not in ("images_per_s", "waiting_for_data")} for r in log] for log in logs
+    ]
     assert timeless[0] == timeless[1] and [r["step"] for r in logs[1]] == [1, 2, 3, 4, 5, 6]
 
 
@@ -86,12 +94,30 @@ def test_seed_decides_and_workers_do_not(shapes, tmp_path):
     assert not same(weights(runs["a"]), weights(runs["c"]))
 
 
-def test_non_finite_loss_stops_names_the_term_and_keeps_the_checkpoint(shapes, tmp_path):
-    run = Run(tmp_path / "run")
-    with pytest.raises(Diverged, match=r"loss term \w+ is (nan|inf)"):
-        train(tiny("schedule.optimiser.lr=1e12", "schedule.clip=null", "schedule.warmup.steps=0", "schedule.steps=60"), shapes, run)
-    if run.last.exists():
-        assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
+def test_non_finite_loss_stops_names_the_term_and_keeps_the_checkpoint(shapes, tmp_path, monkeypatch):
+    run, calls, original = Run(tmp_path / "run"), [], Objective.__call__
+
+    def poisoned(self, *arguments):
+        losses = original(self, *arguments)
+        calls.append(0)
+        return losses | ({"code": losses["code"] * torch.nan} if len(calls) == 4 else {})
+
+    monkeypatch.setattr(Objective, "__call__", poisoned)
+    with pytest.raises(Diverged, match=r"step 4: loss term code is nan .* checkpoint of step 2 is kept"):
+        train(tiny(), shapes, run)
+    assert load_checkpoint(run.last)["step"] == 2
+    assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
+
+
+def test_divergence_before_the_first_checkpoint(shapes, tmp_path):
+    with pytest.raises(Diverged, match="no checkpoint was written yet"):
+        changes = [
+            "schedule.optimiser.lr=1e12",
+            "schedule.clip=null",
+            "schedule.warmup.steps=0",
+            "schedule.checkpoint_every=99",
+        ]
+        train(tiny(*changes, "schedule.steps=30"), shapes, Run(tmp_path / "run"))
 
 
 def test_resume_refuses_another_recipe_and_another_network(shapes, tmp_path):
@@ -145,13 +171,40 @@ def test_two_processes_equal_one(shapes, tmp_path):
 
     Norms are frozen (statistics of half a batch would differ), and rank 1 has batches without any object at first.
     """
-    changes = [*TINY, "backbone.frozen_norm=true", "schedule.steps=3", "schedule.optimiser={kind: sgd, lr: 0.01, lr_batch: 4}", "loss.count=batch"]
+    changes = [
+        *TINY,
+        "backbone.frozen_norm=true",
+        "schedule.steps=3",
+        "schedule.optimiser={kind: sgd, lr: 0.01, lr_batch: 4}",
+        "loss.count=batch",
+    ]
     options = [part for c in changes for part in ("--set", c)]
-    command = ["-m", "qrepro", "train", "grad_r50", "--profile", "shapes", "--data", str(shapes), "--device", "cpu", "--workers", "0", *options]
+    command = [
+        "-m",
+        "qrepro",
+        "train",
+        "grad_r50",
+        "--profile",
+        "shapes",
+        "--data",
+        str(shapes),
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        *options,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for out, start in (("one", [sys.executable]), ("two", launch)):
-        call = subprocess.run([*start, *command, "--out", str(tmp_path / out)], env=env, capture_output=True, text=True, timeout=240)
+        call = subprocess.run(
+            [*start, *command, "--out", str(tmp_path / out)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         assert call.returncode == 0, call.stdout + call.stderr
     one, two = (load_checkpoint(next((tmp_path / out).rglob("last.pt"))) for out in ("one", "two"))
     start = torch.cat([v.flatten() for v in one["model"].values() if v.is_floating_point()])
@@ -159,7 +212,10 @@ def test_two_processes_equal_one(shapes, tmp_path):
         if value.is_floating_point():
             torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-6, msg=name)
     assert start.isfinite().all()
-    logs = [[json.loads(x) for x in next((tmp_path / out).rglob("log.jsonl")).read_text().splitlines()] for out in ("one", "two")]
+    logs = [
+        [json.loads(x) for x in next((tmp_path / out).rglob("log.jsonl")).read_text().splitlines()]
+        for out in ("one", "two")
+    ]
     assert len(logs[0]) == len(logs[1]) == 3
 
 
@@ -173,10 +229,33 @@ def test_a_rank_without_objects_does_not_hang(shapes, tmp_path):
     (root / "annotations" / "instances_train.json").write_text(json.dumps(source))
     (root / "train").symlink_to(shapes / "train")
     options = [part for c in [*TINY, "schedule.batch=2", "schedule.steps=8"] for part in ("--set", c)]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "qrepro", "train"]
-    command = ["grad_r50", "-p", "shapes", "--data", str(root), "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "out"), *options]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "qrepro",
+        "train",
+    ]
+    command = [
+        "grad_r50",
+        "-p",
+        "shapes",
+        "--data",
+        str(root),
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--out",
+        str(tmp_path / "out"),
+        *options,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    call = subprocess.run([*launch, *command], env=env, capture_output=True, text=True, timeout=240)
+    call = subprocess.run([*launch, *command], env=env, capture_output=True, text=True, timeout=240, check=False)
     assert call.returncode == 0, call.stdout + call.stderr
 
 
@@ -211,5 +290,7 @@ def test_learning_rates_by_hand():
     short = Plan.of(resolve("grad_r50", overrides=[*base, "schedule.shorten=120"]).schedule, per_epoch=100)
     assert (short.total, short.warmup) == (120, 50)
     assert short.rate(79) == pytest.approx(0.005) and short.rate(80) == pytest.approx(0.0005)
-    cosine = Plan.of(resolve("grad_r50", "shapes", ["schedule.steps=100", "schedule.warmup.steps=0"]).schedule, per_epoch=7)
+    cosine = Plan.of(
+        resolve("grad_r50", "shapes", ["schedule.steps=100", "schedule.warmup.steps=0"]).schedule, per_epoch=7
+    )
     assert cosine.rate(0) == pytest.approx(0.001) and cosine.rate(50) == pytest.approx(0.001 * (0.01 + 0.99 / 2))

@@ -12,13 +12,23 @@ from qrepro.cli import options as o
 if TYPE_CHECKING:
     from analysis.results import Run
 
-app = typer.Typer(help="Analyses of finished evaluations; tables as CSV and markdown, figures as PNG, SVG and CSV.", no_args_is_help=True)
+app = typer.Typer(
+    help="Analyses of finished evaluations; tables as CSV and markdown, figures as PNG, SVG and CSV.",
+    no_args_is_help=True,
+)
 
-Runs = Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders, or folders that hold some. [default: all in RESULTS]")]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[RUN]...", help="Run folders, or folders that hold some. [default: all in RESULTS]"),
+]
 Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to. [default: RESULTS/analysis]")]
-Detections = Annotated[Path | None, typer.Option("--detections", help="COCO result file (.json, .json.gz) or Parquet of any detector.")]
-Annotations = Annotated[Path | None, typer.Option("--annotations", help="COCO annotation file that the detections belong to.")]
+Detections = Annotated[
+    Path | None, typer.Option("--detections", help="COCO result file (.json, .json.gz) or Parquet of any detector.")
+]
+Annotations = Annotated[
+    Path | None, typer.Option("--annotations", help="COCO annotation file that the detections belong to.")
+]
 
 
 @app.command("ap")

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Data sets: the embedded one, the public ones, and what is wrong with yours.", no_args_is_help=True)
+app = typer.Typer(
+    help="Data sets: the embedded one, the public ones, and what is wrong with yours.", no_args_is_help=True
+)
 
 
 @app.command("make")
@@ -33,7 +35,9 @@ def make(
 def download(
     name: Annotated[str, typer.Argument(help="coco, voc or bccd")],
     folder: Annotated[Path, typer.Argument(help="Where to unpack it.")],
-    mirror: Annotated[str | None, typer.Option("--mirror", help="Address of a server that has the same archives.")] = None,
+    mirror: Annotated[
+        str | None, typer.Option("--mirror", help="Address of a server that has the same archives.")
+    ] = None,
 ) -> None:
     """Download COCO 2017, VOC 2007/2012 or BCCD; an interrupted download is continued, a finished one checked."""
     from qrepro.cli import show
@@ -60,7 +64,9 @@ def check(
         typer.echo(json.dumps([{"set": label, **asdict(report)} for label, report in reports], indent=1))
         return
     counts = ("images", "empty", "objects", "ignored", "small", "medium", "large")
-    show.table([{"set": label, **{c: getattr(r, c) for c in counts}, "defects": len(r.defects)} for label, r in reports])
+    show.table(
+        [{"set": label, **{c: getattr(r, c) for c in counts}, "defects": len(r.defects)} for label, r in reports]
+    )
     for label, report in reports:
         classes = ", ".join(f"{name} {count}" for name, count in report.per_class.items())
         show.console.print(f"{label}: {classes}", soft_wrap=True, highlight=False)

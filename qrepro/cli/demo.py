@@ -18,7 +18,7 @@ def demo(
     data: o.DataDir = None,
     device: o.Device = None,
 ) -> None:
-    """Make data, train RetinaNet without and with an IoU branch, evaluate with the oracle, analyse, write tables and a report."""
+    """Make data, train RetinaNet without and with an IoU branch, evaluate with the oracle, write tables and a report."""
     from analysis.report import build_report
     from qrepro.cli import show
     from qrepro.cli.evaluate import evaluate_choice
@@ -44,8 +44,11 @@ def demo(
 
 def _summary(folders: list[Path]) -> None:
     """What the demo shows, in one table."""
-    from analysis.oracle import best_of_runs
     from analysis.results import load_run
+    from analysis.summary import headline_rows
     from qrepro.cli import show
 
-    show.table(best_of_runs([load_run(folder) for folder in folders]), "How good are the boxes ranked, and how good could they be?")
+    show.table(
+        headline_rows([load_run(folder) for folder in folders]),
+        "How good are the boxes ranked, and how good could they be?",
+    )

@@ -16,12 +16,24 @@ if TYPE_CHECKING:
 
 def evaluate(
     recipe: Annotated[str, typer.Argument(help="Recipe name, YAML file, or the folder of a run.")],
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Weights to evaluate. [default: the run's last.pt]")] = None,
-    oracle: Annotated[bool, typer.Option("--oracle-iou", help="Also rank by the true IoU of each box in place of its estimate.")] = False,
-    alpha: Annotated[list[str] | None, typer.Option("--alpha", help="Alphas of p^a u^(1-a): 0.5, 0.3,0.5 or first:last:step; repeatable.")] = None,
-    rule: Annotated[list[str] | None, typer.Option("--rule", help="class, product, power-ALPHA, or oracle- before the last two; repeatable.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Weights to evaluate. [default: the run's last.pt]")
+    ] = None,
+    oracle: Annotated[
+        bool, typer.Option("--oracle-iou", help="Also rank by the true IoU of each box in place of its estimate.")
+    ] = False,
+    alpha: Annotated[
+        list[str] | None,
+        typer.Option("--alpha", help="Alphas of p^a u^(1-a): 0.5, 0.3,0.5 or first:last:step; repeatable."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option("--rule", help="class, product, power-ALPHA, or oracle- before the last two; repeatable."),
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Split to evaluate on. [default: the profile's]")] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="hotcoco or pycocotools. [default: hotcoco where it is installed]")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="hotcoco or pycocotools. [default: hotcoco where it is installed]")
+    ] = None,
     profile: o.Profile = "coco",
     data: o.DataDir = None,
     overrides: o.Overrides = None,
@@ -33,7 +45,17 @@ def evaluate(
 ) -> None:
     """Evaluate a trained recipe: detections and metrics by every scoring rule, from one network pass."""
     choice = o.choose(recipe, profile, overrides, steps, seed, data, out)
-    evaluate_choice(choice, checkpoint=checkpoint, oracle=oracle, alphas=alpha, names=rule, split=split, engine=engine, device=device, workers=workers)
+    evaluate_choice(
+        choice,
+        checkpoint=checkpoint,
+        oracle=oracle,
+        alphas=alpha,
+        names=rule,
+        split=split,
+        engine=engine,
+        device=device,
+        workers=workers,
+    )
 
 
 def evaluate_choice(
@@ -64,12 +86,20 @@ def evaluate_choice(
     rules = asked_rules(recipe.quality.kind != "none", recipe.score, oracle, alphas or [], names or [])
     weights = checkpoint or run.last
     if not weights.is_file():
-        raise ValueError(f"checkpoint {weights}: no such file; train it with `qrepro train {recipe.name} --profile {recipe.profile}`")
+        raise ValueError(
+            f"checkpoint {weights}: no such file; train it with `qrepro train {recipe.name} --profile {recipe.profile}`"
+        )
     detector = restore_detector(recipe, weights)
     annotations = open_split(recipe, choice.data, split or recipe.data.eval)
     with show.counting("evaluating", len(annotations)) as report:
         outputs = predict(
-            recipe, detector, annotations, rules, device=pick(device), workers=o.reading_processes(recipe, workers), report=report
+            recipe,
+            detector,
+            annotations,
+            rules,
+            device=pick(device),
+            workers=o.reading_processes(recipe, workers),
+            report=report,
         )
     detections, positives = outputs.frames()
     folder = run.path if split in (None, recipe.data.eval) else run.path / f"split-{split.replace('/', '-')}"
@@ -101,8 +131,8 @@ def evaluate_choice(
 def asked_rules(estimates: bool, own: str, oracle: bool, alphas: list[str], names: list[str]) -> list[Rule]:
     """The scoring rules to evaluate, without repeats: those named, or the class score and the detector's own.
 
-    estimates: whether the detector has a quality of its own; own: the recipe's rule; oracle: each power and product also
-    with the true IoU.
+    estimates: whether the detector has a quality of its own; own: the recipe's rule; oracle: each power and product
+    also with the true IoU.
     """
     from qrepro.quality import Rule
 
@@ -113,7 +143,9 @@ def asked_rules(estimates: bool, own: str, oracle: bool, alphas: list[str], name
     if estimates:
         asked += powers
     elif powers and not oracle:
-        raise ValueError("--alpha: this detector has no quality estimate; with --oracle-iou the alphas weigh the true IoU")
+        raise ValueError(
+            "--alpha: this detector has no quality estimate; with --oracle-iou the alphas weigh the true IoU"
+        )
     if oracle:
         asked += [Rule(r.kind, r.alpha, oracle=True) for r in [Rule("product"), *asked, *powers] if r.kind != "class"]
     if not estimates and (needless := [r.name for r in asked if not r.oracle and r.kind != "class"]):

@@ -13,14 +13,34 @@ if TYPE_CHECKING:
     from qrepro.engine.run import Run
     from qrepro.recipe import Recipe
 
-Profile = Annotated[str, typer.Option("--profile", "-p", help="On what and how long: coco, voc (the papers' own), bccd, shapes, coco_mini, or a YAML file.")]
-DataDir = Annotated[Path | None, typer.Option("--data", help="Folder of the data set. [default: $QREPRO_DATA/NAME or data/NAME]")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override of a recipe value, such as schedule.batch=8; repeatable.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Shorten the whole schedule to so many optimiser steps.")]
+Profile = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="On what and how long: coco, voc (the papers' own), bccd, shapes, coco_mini, or a YAML file.",
+    ),
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data set. [default: $QREPRO_DATA/NAME or data/NAME]")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override of a recipe value, such as schedule.batch=8; repeatable.")
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Shorten the whole schedule to so many optimiser steps.")
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of initialisation, data order and augmentation.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [default: a GPU where there is one]")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [default: a GPU where there is one]")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Processes that read pictures. [default: none for cached data, else 2 a device]")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=0, help="Processes that read pictures. [default: none for cached data, else 2 a device]"
+    ),
+]
 
 RESULTS = Path("results")
 

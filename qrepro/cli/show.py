@@ -47,7 +47,9 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "", digits: int = 1) -
 
 def ap_table(rules: Mapping[str, Mapping[str, float]], title: str) -> None:
     """AP of every rule at every threshold."""
-    table([{"rule": rule, **{c: metrics.get(c, math.nan) for c in AP_COLUMNS}} for rule, metrics in rules.items()], title)
+    table(
+        [{"rule": rule, **{c: metrics.get(c, math.nan) for c in AP_COLUMNS}} for rule, metrics in rules.items()], title
+    )
 
 
 @contextmanager
@@ -56,7 +58,13 @@ def training(label: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     if not console.is_terminal:
         yield lambda record: console.print(f"{label} {_words(record)}", highlight=False, soft_wrap=True)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[words]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=None, words="")
 
@@ -101,11 +109,19 @@ def transfers() -> Iterator[Callable[[str, int, int | None], None]]:
             step = done // 100_000_000
             if said.get(file) != step or done == total:
                 said[file] = step
-                console.print(f"{file}: {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{file}: {done / 1e6:.0f} MB")
+                console.print(
+                    f"{file}: {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{file}: {done / 1e6:.0f} MB"
+                )
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 

@@ -16,9 +16,17 @@ if TYPE_CHECKING:
     from qrepro.recipe import Recipe
 
 
+SMALLER = "data, backbone, picture size and schedule are smaller than the paper's; only directions can be compared"
+
+
 def tables(
-    which: Annotated[str | None, typer.Argument(metavar="[PAPER[/TABLE]]", help="Such as iou_aware or iou_aware/table3.")] = None,
-    profile: Annotated[list[str] | None, typer.Option("--profile", "-p", help="Results of these profiles only; repeatable. [default: all there are]")] = None,
+    which: Annotated[
+        str | None, typer.Argument(metavar="[PAPER[/TABLE]]", help="Such as iou_aware or iou_aware/table3.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", "-p", help="Results of these profiles only; repeatable. [default: all there are]"),
+    ] = None,
     kind: Annotated[str, typer.Option("--format", help="csv, markdown or both.")] = "both",
     results: Annotated[Path, typer.Option("--results", help="Folder of the runs.")] = o.RESULTS,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to. [default: RESULTS/tables]")] = None,
@@ -30,7 +38,9 @@ def tables(
         typer.echo(f"{path}: {measured} of {rows} trained rows measured")
 
 
-def write_tables(which: str | None, profile: list[str] | None, kind: str, results: Path, out: Path) -> list[tuple[Path, int, int]]:
+def write_tables(
+    which: str | None, profile: list[str] | None, kind: str, results: Path, out: Path
+) -> list[tuple[Path, int, int]]:
     """Write each table; returns its path, how many of its trainable rows have results, and how many there are."""
     from analysis.tables import missing_rows, read_table, regenerate, write_csv, write_markdown
 
@@ -45,7 +55,13 @@ def write_tables(which: str | None, profile: list[str] | None, kind: str, result
         if kind != "csv":
             write_markdown(frame, stem.with_suffix(".md"), f"{source.parent.name}, {source.stem}", notes)
         trainable = set(printed["row"][printed["recipe"] != ""])
-        written.append((stem.with_suffix(".md" if kind == "markdown" else ".csv"), len(trainable - set(missing_rows(frame))), len(trainable)))
+        written.append(
+            (
+                stem.with_suffix(".md" if kind == "markdown" else ".csv"),
+                len(trainable - set(missing_rows(frame))),
+                len(trainable),
+            )
+        )
     return written
 
 
@@ -57,12 +73,16 @@ def table_files(which: str | None) -> list[Path]:
     known = {f"{path.parent.name}/{path.stem}": path for path in sorted(recipe_root().glob("*/*.csv"))}
     found = [path for name, path in known.items() if which is None or which in (name, name.split("/")[0])]
     if not found:
-        raise ValueError(f"table {which!r} is unknown{nearest(which or '', [*known, *{n.split('/')[0] for n in known}])}")
+        raise ValueError(
+            f"table {which!r} is unknown{nearest(which or '', [*known, *{n.split('/')[0] for n in known}])}"
+        )
     return found
 
 
-def _runs_of(printed: pd.DataFrame, results: Path, only: list[str] | None) -> tuple[dict[tuple[str, str], list[Run]], list[str]]:
-    """Finished runs by (row, profile), found by what they trained and not by their name; and what deviates, for a note."""
+def _runs_of(
+    printed: pd.DataFrame, results: Path, only: list[str] | None
+) -> tuple[dict[tuple[str, str], list[Run]], list[str]]:
+    """Finished runs by (row, profile), found by what they trained and not by name; and what deviates, for a note."""
     from analysis.results import find_runs
     from qrepro.recipe.load import profiles
 
@@ -75,14 +95,14 @@ def _runs_of(printed: pd.DataFrame, results: Path, only: list[str] | None) -> tu
             done.setdefault(run.info["hash"], []).append(run)
     chosen: dict[tuple[str, str], list[Run]] = {}
     deviations: dict[str, None] = {}
-    for row in printed[printed["recipe"] != ""].itertuples():
+    for row in printed[printed["recipe"] != ""].to_dict("records"):
         for profile in only or profiles():
-            recipe = _recipe(row.recipe, profile, row.overrides)
+            recipe = _recipe(row["recipe"], profile, row["overrides"])
             if found := [run for run in done.get(recipe.hash, []) if run.profile == profile]:
-                chosen[row.row, profile] = sorted(found, key=lambda run: run.seed)
+                chosen[row["row"], profile] = sorted(found, key=lambda run: run.seed)
                 deviations |= dict.fromkeys(f"{recipe.name}: {text}" for text in recipe.card.deviations)
                 if profile not in ("coco", "voc"):
-                    deviations[f"profile {profile} shrinks data, backbone, picture size and schedule: only directions can be compared"] = None
+                    deviations[f"profile {profile}: {SMALLER}"] = None
     return chosen, list(deviations)
 
 

@@ -42,12 +42,13 @@ def train_choice(choice: o.Choice, resume: bool = False, device: str | None = No
     if resume and not choice.run.last.exists():
         raise ValueError(f"--resume: {choice.run.last} does not exist; leave --resume out to start")
     if first:
-        show.console.print(f"{recipe.name} on {recipe.profile}, seed {choice.seed}, hash {recipe.hash} -> {choice.run.path}", soft_wrap=True)
-        if values.batch != values.optimiser.lr_batch:
-            lr = values.optimiser.lr * values.batch / values.optimiser.lr_batch
-            show.console.print(
-                f"learning rate {values.optimiser.lr:g} for batch {values.optimiser.lr_batch} -> {lr:g} for batch {values.batch} (linear rule)"
-            )
+        show.console.print(
+            f"{recipe.name} on {recipe.profile}, seed {choice.seed}, hash {recipe.hash} -> {choice.run.path}",
+            soft_wrap=True,
+        )
+        if (batch := values.batch) != (meant := values.optimiser.lr_batch):
+            lr = values.optimiser.lr
+            show.console.print(f"lr {lr:g} for batch {meant} -> {lr * batch / meant:g} for batch {batch} (linear rule)")
     with show.training(f"{recipe.name}") as report:
         run_training(
             recipe,
@@ -78,7 +79,9 @@ def _judge(choice: o.Choice, workers: int | None) -> Callable[[Detector], float]
 
     def judge(model: Detector) -> float:
         device = next(model.parameters()).device
-        outputs = predict(recipe, model, annotations, [rule], device=device, workers=o.reading_processes(recipe, workers))
+        outputs = predict(
+            recipe, model, annotations, [rule], device=device, workers=o.reading_processes(recipe, workers)
+        )
         truths = choice.run.path / "truths.json"
         write_truths(annotations, truths)
         return ap_metrics(evaluate(read_truths(truths), outputs.frames()[0][rule.name]))["AP"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +31,8 @@ class Batch:
     """What one step works on.
 
     images: (B, 3, H, W) float32, normalised, padded at the right and bottom with zeros; truths: in input pixels;
-    sizes: (B, 2) height, width of each picture inside its padding; scale: (B, 2) input pixels per original pixel, x and y;
-    index: (B,) position in the annotations.
+    sizes: (B, 2) height, width of each picture inside its padding; scale: (B, 2) input pixels per original pixel,
+    x and y; index: (B,) position in the annotations.
     """
 
     images: Tensor
@@ -124,8 +125,8 @@ def collate(samples: Sequence[tuple[Sample, int, tuple[int, int]]], pad: int) ->
 class Steps(Sampler[list[Key]]):
     """The samples of steps `start` to `stop`, this rank's share of each batch of `batch` over all ranks.
 
-    Every epoch is a permutation of its own; its last batch is filled up from the epoch's beginning. With `groups` (N,) a
-    batch holds samples of one group only (upright and wide pictures apart waste less padding).
+    Every epoch is a permutation of its own; its last batch is filled up from the epoch's beginning. With `groups` (N,)
+    a batch holds samples of one group only (upright and wide pictures apart waste less padding).
     """
 
     def __init__(
@@ -178,14 +179,8 @@ def loader(
     pictures: Pictures, steps: Sampler[list[Key]] | list[list[Key]], pad: int, workers: int, pin: bool
 ) -> DataLoader[Batch]:
     """Batches of the pictures for the given steps."""
-    return DataLoader(
-        pictures,
-        batch_sampler=steps,
-        num_workers=workers,
-        collate_fn=_Collate(pad),
-        pin_memory=pin,
-        persistent_workers=False,
-    )
+    dataset: Dataset[Any] = pictures  # of samples; the collation makes batches of them
+    return DataLoader(dataset, batch_sampler=steps, num_workers=workers, collate_fn=_Collate(pad), pin_memory=pin)
 
 
 @dataclass(frozen=True)

@@ -77,78 +77,80 @@ def predict(
         pictures, in_order(len(annotations), batch), recipe.image.pad, workers, device.type == "cuda"
     )
     detector = detector.to(device).eval()
-    objective, postprocess = build_objective(recipe), build_postprocess(recipe)
-    outputs = Outputs({rule.name: {} for rule in rules})
+    scribe = _Scribe(annotations, rules, build_postprocess(recipe), build_objective(recipe))
     done = 0
     for item in batches:
         moved = item.to(device)
         prediction = detector(moved.images)
-        _rank(moved, prediction, detector, postprocess, rules, annotations, outputs)
-        _label(moved, prediction, objective, annotations, outputs)
+        scribe.rank(moved, prediction, clip(detector.decode(prediction), moved.sizes))
+        scribe.label(moved, prediction)
         done += len(item.index)
         report(done)
-    return outputs
+    return scribe.outputs
 
 
-def _rank(
-    batch: Batch,
-    prediction: Prediction,
-    detector: Detector,
-    postprocess: PostProcess,
-    rules: Sequence[Rule],
-    annotations: Annotations,
-    outputs: Outputs,
-) -> None:
-    """Detections of a batch by every rule."""
-    boxes = clip(detector.decode(prediction), batch.sizes)
-    truth = best_iou(boxes, batch.truths)
-    log_class, log_quality = log_estimate(prediction.cls), log_estimate(prediction.quality)
-    assert log_class is not None
-    log_true = truth.log()
-    level = prediction.priors.level()
-    for rule in rules:
-        score = fuse(log_class, log_true if rule.oracle else log_quality, rule)
-        for i, kept in enumerate(postprocess(score, boxes, prediction.priors.counts)):
-            quality = None if prediction.quality is None else prediction.quality[i, kept.location].sigmoid()
+class _Scribe:
+    """Turns dense predictions into columns, batch by batch."""
+
+    def __init__(
+        self, annotations: Annotations, rules: Sequence[Rule], postprocess: PostProcess, objective: Objective
+    ) -> None:
+        self.annotations, self.rules = annotations, rules
+        self.postprocess, self.objective = postprocess, objective
+        self.outputs = Outputs({rule.name: {} for rule in rules})
+
+    def rank(self, batch: Batch, prediction: Prediction, boxes: Tensor) -> None:
+        """Detections of a batch by every rule, of its clipped boxes (B, R, 4)."""
+        truth = best_iou(boxes, batch.truths)
+        log_class, log_quality = log_estimate(prediction.cls), log_estimate(prediction.quality)
+        assert log_class is not None
+        log_true, level = truth.log(), prediction.priors.level()
+        for rule in self.rules:
+            score = fuse(log_class, log_true if rule.oracle else log_quality, rule)
+            for i, kept in enumerate(self.postprocess(score, boxes, prediction.priors.counts)):
+                columns = {
+                    **self._place(batch, i, kept.label, boxes[i, kept.location]),
+                    "score": kept.score,
+                    "class_score": log_class[i, kept.location, kept.label].exp(),
+                    "quality": _quality(prediction, i, kept.location),
+                    "iou_truth": truth[i, kept.location],
+                    "level": level[kept.location].to(torch.int8),
+                }
+                _append(self.outputs.detections[rule.name], columns)
+
+    def label(self, batch: Batch, prediction: Prediction) -> None:
+        """The positives of a batch, as the training assigner finds them on the evaluation pictures."""
+        matches = self.objective.match(prediction, batch.truths, batch.sizes)
+        found = positives(prediction, batch.truths, matches, self.objective.box)
+        level = prediction.priors.level()
+        for i in range(len(batch.index)):
+            mine = found.image == i
+            location, label = found.location[mine], found.labels[mine]
             columns = {
-                **_place(annotations, int(batch.index[i]), kept.label, boxes[i, kept.location], batch.scale[i]),
-                "score": kept.score,
-                "class_score": log_class[i, kept.location, kept.label].exp(),
-                "quality": torch.full_like(kept.score, torch.nan) if quality is None else quality,
-                "iou_truth": truth[i, kept.location],
-                "level": level[kept.location].to(torch.int8),
+                **self._place(batch, i, label, found.decoded[mine]),
+                "class_score": prediction.cls[i, location, label].sigmoid(),
+                "quality": _quality(prediction, i, location),
+                "iou": found.iou[mine],
+                "level": level[location].to(torch.int8),
             }
-            _append(outputs.detections[rule.name], columns)
+            _append(self.outputs.positives, columns)
+
+    def _place(self, batch: Batch, i: int, label: Tensor, boxes: Tensor) -> dict[str, Tensor]:
+        """Which picture, which category, and the box (K, 4) in the original picture."""
+        ids = torch.tensor(self.annotations.category_ids, device=label.device)
+        x1, y1, x2, y2 = (boxes / batch.scale[i].repeat(2).to(boxes)).unbind(-1)
+        image = torch.full_like(label, self.annotations.images[int(batch.index[i])].id)
+        return {"image_id": image, "category_id": ids[label], "x1": x1, "y1": y1, "x2": x2, "y2": y2}
 
 
-def _label(
-    batch: Batch, prediction: Prediction, objective: Objective, annotations: Annotations, outputs: Outputs
-) -> None:
-    """The positives of a batch, as the training assigner finds them on the evaluation pictures."""
-    found = positives(prediction, batch.truths, objective.match(prediction, batch.truths, batch.sizes), objective.box)
-    level = prediction.priors.level()
-    for i in range(len(batch.index)):
-        mine = found.image == i
-        location, label = found.location[mine], found.labels[mine]
-        quality = None if prediction.quality is None else prediction.quality[i, location].sigmoid()
-        columns = {
-            **_place(annotations, int(batch.index[i]), label, found.decoded[mine], batch.scale[i]),
-            "class_score": prediction.cls[i, location, label].sigmoid(),
-            "quality": torch.full_like(found.iou[mine], torch.nan) if quality is None else quality,
-            "iou": found.iou[mine],
-            "level": level[location].to(torch.int8),
-        }
-        _append(outputs.positives, columns)
-
-
-def _place(annotations: Annotations, index: int, label: Tensor, boxes: Tensor, scale: Tensor) -> dict[str, Tensor]:
-    """Which picture, which category, and the box in the original picture."""
-    ids = torch.tensor(annotations.category_ids, device=label.device)
-    x1, y1, x2, y2 = (boxes / scale.repeat(2).to(boxes)).unbind(-1)
-    image = torch.full_like(label, annotations.images[index].id)
-    return {"image_id": image, "category_id": ids[label], "x1": x1, "y1": y1, "x2": x2, "y2": y2}
+def _quality(prediction: Prediction, i: int, location: Tensor) -> Tensor:
+    """(K,) estimated quality at locations (K,) of image i; NaN where the detector has none."""
+    if prediction.quality is None:
+        return torch.full(location.shape, torch.nan, device=location.device)
+    return prediction.quality[i, location].sigmoid()
 
 
 def _append(columns: Columns, values: dict[str, Tensor]) -> None:
     for name, value in values.items():
-        columns.setdefault(name, []).append(value.float().cpu().numpy() if value.is_floating_point() else value.cpu().numpy())
+        array = (value.float() if value.is_floating_point() else value).cpu().numpy()
+        columns.setdefault(name, []).append(array)

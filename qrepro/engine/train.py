@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from qrepro.detector import Detector
 from qrepro.engine.distributed import Place, joined
 from qrepro.engine.run import Run, fit, load_checkpoint, save_checkpoint
 from qrepro.engine.schedule import Plan, make_optimiser
-from qrepro.objective import Objective, total
+from qrepro.objective import total
 from qrepro.recipe.build import build_detector, build_objective
 from qrepro.recipe.schema import Recipe
 
@@ -85,7 +85,7 @@ def open_split(recipe: Recipe, root: Path, split: str) -> Annotations:
     annotations = read_split(data.format, root, split, names, data.one_based)
     if len(annotations.classes) != data.class_count:
         raise ValueError(
-            f"{annotations.name}: {len(annotations.classes)} classes, but profile {recipe.profile} has {data.class_count}"
+            f"{annotations.name}: {len(annotations.classes)} classes, profile {recipe.profile} has {data.class_count}"
         )
     return subset(annotations, data.limit) if data.limit else annotations
 
@@ -112,7 +112,7 @@ def train(
     """Train `recipe` on the data set at `data` into a run folder.
 
     Raises `ValueError` for unusable input before anything is written, and `Diverged` when a loss is no longer finite.
-    With `resume` it continues from the folder's last checkpoint and ends in the same bits as an uninterrupted run (CPU).
+    With `resume` it goes on from the folder's last checkpoint and ends in the same bits as an uninterrupted run (CPU).
     """
     with joined(device) as place:
         if recipe.schedule.batch % place.world:
@@ -131,7 +131,10 @@ def train(
             run.write_card(recipe, seed, steps=plan.total, parameters=parameters, lr=plan.lr, processes=place.world)
         steps = Steps(groups, recipe.schedule.batch, state.step, plan.total, seed, place.rank, place.world)
         batches = loader(pictures, steps, recipe.image.pad, workers, place.device.type == "cuda")
-        _Loop(recipe, run, seed, place, plan, state, report, evaluate).go(batches)
+        loop = _Loop(
+            recipe=recipe, run=run, seed=seed, place=place, plan=plan, state=state, report=report, evaluate=evaluate
+        )
+        loop.go(batches)
 
 
 def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> State:
@@ -144,9 +147,11 @@ def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> S
     else:
         fit(found, recipe, run.last)
         if (found["hash"], found["seed"]) != (recipe.hash, seed):
-            raise ValueError(f"--resume: {run.last} was trained with other settings (hash {found['hash']}, seed {found['seed']})")
+            raise ValueError(
+                f"--resume: {run.last} was trained with other settings (hash {found['hash']}, seed {found['seed']})"
+            )
     layout = torch.channels_last if recipe.schedule.channels_last else torch.contiguous_format
-    model = model.to(place.device, memory_format=layout)
+    model.to(device=place.device).to(memory_format=layout)
     average = None
     if recipe.schedule.ema:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.schedule.ema), use_buffers=True)
@@ -157,28 +162,26 @@ def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> S
     return state
 
 
+@dataclass(kw_only=True)
 class _Loop:
     """One training, step by step."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        run: Run,
-        seed: int,
-        place: Place,
-        plan: Plan,
-        state: State,
-        report: Report,
-        evaluate: Evaluate | None,
-    ) -> None:
-        self.recipe, self.run, self.seed, self.place, self.plan, self.state = recipe, run, seed, place, plan, state
-        self.report, self.evaluate = report, evaluate
-        self.objective: Objective = build_objective(recipe)
-        self.model: nn.Module = state.model
-        if place.world > 1:
-            devices = [place.device] if place.device.type == "cuda" else None
-            self.model = DistributedDataParallel(state.model, device_ids=devices)
-        self.layout = torch.channels_last if recipe.schedule.channels_last else torch.contiguous_format
+    recipe: Recipe
+    run: Run
+    seed: int
+    place: Place
+    plan: Plan
+    state: State
+    report: Report
+    evaluate: Evaluate | None
+
+    def __post_init__(self) -> None:
+        self.objective = build_objective(self.recipe)
+        self.layout = torch.channels_last if self.recipe.schedule.channels_last else torch.contiguous_format
+        self.model: nn.Module = self.state.model
+        if self.place.world > 1:
+            devices = [self.place.device] if self.place.device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.state.model, device_ids=devices)
 
     def go(self, batches: Any) -> None:
         """All remaining steps; the last one leaves a checkpoint."""
@@ -217,9 +220,7 @@ class _Loop:
         terms = dict(zip(losses, torch.stack([v.detach() for v in losses.values()]).tolist(), strict=True))
         for name, value in terms.items():
             if not math.isfinite(value):
-                kept = f"the checkpoint of step {load_checkpoint(self.run.last)['step']} is kept in {self.run.last}"
-                kept = kept if self.run.last.exists() else "no checkpoint was written yet"
-                raise Diverged(f"step {state.step + 1}: loss term {name} is {value} (lr {rate:.3g}); {kept}")
+                raise Diverged(f"step {state.step + 1}: loss term {name} is {value} (lr {rate:.3g}); {self._kept()}")
         state.optimiser.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
         if schedule.clip is not None:
@@ -231,6 +232,12 @@ class _Loop:
             state.average.update_parameters(state.model)
         state.step += 1
         return terms
+
+    def _kept(self) -> str:
+        """What a stopped run leaves."""
+        if not self.run.last.exists():
+            return "no checkpoint was written yet"
+        return f"the checkpoint of step {load_checkpoint(self.run.last)['step']} is kept in {self.run.last}"
 
     def _log(self, elapsed: float, waited: float) -> None:
         """One line of the log: means since the line before."""
@@ -272,7 +279,7 @@ class _Loop:
 
 def evaluated(state: State) -> Detector:
     """The model that is evaluated: the average where there is one."""
-    return state.average.module if state.average else state.model
+    return cast(Detector, state.average.module) if state.average else state.model
 
 
 def restore_detector(recipe: Recipe, path: Path) -> Detector:

@@ -1,4 +1,4 @@
-"""Reading recipes: `extends`, merging, profiles, overrides. Mappings merge unless their `kind` changes; lists replace."""
+"""Reading recipes: `extends`, profiles, overrides. Mappings merge unless their `kind` changes; lists replace."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def profiles() -> list[str]:
 def resolve(name: str, profile: str = "coco", overrides: Iterable[str] = ()) -> Recipe:
     """The recipe `name` on `profile` with `a.b=c` overrides, merged, checked and filled.
 
-    name: as listed by `names`, its last part where that is unique, or the path of a YAML file. Raises `ValueError` in one
-    line for anything that is unknown, missing or of the wrong type.
+    name: as listed by `names`, its last part where that is unique, or the path of a YAML file. Raises `ValueError` in
+    one line for anything that is unknown, missing or of the wrong type.
     """
     path = _recipe_file(name)
     values = _read(path, ())

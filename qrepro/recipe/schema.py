@@ -20,7 +20,6 @@ from qrepro.recipe.parts import LossPart, Part, member
 from qrepro.represent import REPRESENTATIONS
 from qrepro.target import CLASS_TARGETS
 
-
 IDENTITY = ("name", "profile", "overrides", "card", "score", "postprocess")  # decide nothing about training
 OPERATIONAL = {"data": ("cache",), "schedule": ("checkpoint_every", "evaluate_every", "log_every")}  # nor do these
 
@@ -110,7 +109,7 @@ class Warmup(Section):
 
 
 class Decay(Section):
-    """`step`: times `factor` at each of `at` (in the unit of the schedule's length); `cosine`: down to `factor` times lr."""
+    """`step`: times `factor` at each of `at` (in the unit of the length); `cosine`: down to `factor` times lr."""
 
     kind: Literal["step", "cosine"] = "step"
     at: list[float] = []
@@ -121,7 +120,7 @@ class Schedule(Section):
     """How long and how: exactly one of epochs and steps.
 
     shorten: the whole schedule, warm-up and decay included, squeezed into so many steps; batch: images a step over all
-    processes; clip: L2 norm of the gradient, null for none; ema: decay of an averaged copy that is evaluated, null for none.
+    processes; clip: L2 norm of the gradient, null for none; ema: decay of an averaged copy that is evaluated.
     """
 
     epochs: float | None = Field(None, gt=0)
