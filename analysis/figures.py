@@ -16,7 +16,7 @@ PANELS = 6  # more scatter panels than this in one figure are too small to read
 
 
 def figures(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> dict[str, Plot]:
-    """Every figure of evaluated runs by file stem, `<profile>/<figure>`; clouds show `sample` points drawn with `seed`."""
+    """Every figure of evaluated runs by file stem, `<profile>/<figure>`; clouds show `sample` points."""
     drawn = {"iou_gradient": iou_gradient()}
     for profile, group in groupby(sorted(runs, key=lambda run: run.profile), lambda run: run.profile):
         some = list(group)

@@ -105,7 +105,8 @@ def load_weights(source: str) -> Mapping[str, Tensor]:
     """State dict of ImageNet weights.
 
     source: `torchvision/ResNet50_Weights.IMAGENET1K_V1`, `timm/resnext101_32x4d.gluon_in1k`, or a file (.pth,
-    .safetensors) with torchvision's entry names (a `state_dict` entry and a `module.` or `backbone.` prefix are looked through).
+    .safetensors) with torchvision's entry names (an entry `state_dict` or `model`, and a prefix `module.` or
+    `backbone.`, are looked through).
     """
     kind, _, name = source.partition("/")
     if kind == "torchvision":
@@ -177,7 +178,7 @@ def _timm_weights(name: str) -> Mapping[str, Tensor]:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub client's errors share no base class
         raise ValueError(
-            f"backbone.weights timm/{name}: cannot be downloaded here ({type(error).__name__}); fetch model.safetensors "
+            f"backbone.weights timm/{name}: cannot be downloaded here ({type(error).__name__}); get model.safetensors "
             f"of hub model timm/{name} elsewhere and name it: --set backbone.weights=/path/model.safetensors"
         ) from error
 

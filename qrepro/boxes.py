@@ -153,7 +153,7 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def best_iou(boxes: Tensor, truths: Truths) -> Tensor:
-    """IoU_truth of IoU-aware RetinaNet: (B, N) max IoU of boxes (B, N, 4) with any truth of any class; 0 without any."""
+    """IoU_truth (arXiv 1912.05992): (B, N) max IoU of boxes (B, N, 4) with any truth of any class, 0 for none."""
     if truths.boxes.shape[1] == 0:
         return boxes.new_zeros(boxes.shape[:2])
     iou = pairwise_iou(truths.boxes, boxes)  # (B, G, N)

@@ -18,7 +18,7 @@ def demo(
     data: o.DataDir = None,
     device: o.Device = None,
 ) -> None:
-    """Make data, train RetinaNet without and with an IoU branch, evaluate with the oracle, write tables and a report."""
+    """Make data, train RetinaNet without and with an IoU branch, evaluate with the oracle, write tables, report."""
     from analysis.report import build_report
     from qrepro.cli import show
     from qrepro.cli.evaluate import evaluate_choice

@@ -1,0 +1,307 @@
+"""The commands as a user types them: exit codes, one clear line for wrong input, and the whole path on tiny data."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from test_train import TINY
+
+from qrepro.cli import main
+from qrepro.cli.evaluate import asked_rules, parse_alphas
+from qrepro.data.shapes import make_shapes
+
+SETTINGS = [part for change in TINY for part in ("--set", change)]
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as left:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(root, train=12, val=6)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data) -> Path:
+    """A results folder with a plain and an IoU-aware run, both evaluated."""
+    out = tmp_path_factory.mktemp("results")
+    for name in ("retinanet_r50", "grad_r50"):
+        common = [name, "-p", "shapes", "--data", str(data), "--out", str(out), "--device", "cpu", *SETTINGS]
+        common += ["--set", "postprocess.threshold=0.001"]
+        for command in (["train"], ["eval", "--oracle-iou", "--alpha", "0.3:0.5:0.1"]):
+            with pytest.raises(SystemExit) as left:
+                main([*command, *common])
+            assert not left.value.code
+    return out
+
+
+def test_the_whole_path(capsys, trained):
+    aware = next(trained.glob("iou_aware/grad_r50*/shapes/seed0"))
+    files = {p.relative_to(aware).as_posix() for p in aware.rglob("*") if p.is_file()}
+    assert {"run.json", "log.jsonl", "last.pt", "metrics.json", "truths.json", "positives.parquet"} <= files
+    metrics = json.loads((aware / "metrics.json").read_text())
+    powers = {f"{o}power-{a}" for o in ("", "oracle-") for a in (0.3, 0.4, 0.5)}
+    assert set(metrics["rules"]) == {"class", "product", "oracle-product"} | powers
+    assert {f"detections/{rule}.parquet" for rule in metrics["rules"]} <= files
+    columns = {f"AP{t}" for t in range(50, 100, 5)} | {"AP", "APS", "APM", "APL"}
+    assert columns <= set(metrics["rules"]["class"])
+    plain = json.loads((next(trained.glob("iou_aware/retinanet_r50*/shapes/seed0")) / "metrics.json").read_text())
+    assert set(plain["rules"]) == {"class", "oracle-product"} | {f"oracle-power-{a}" for a in (0.3, 0.4, 0.5)}
+    for command in (
+        ["analyze", "pcc"],
+        ["analyze", "ap"],
+        ["analyze", "oracle"],
+        ["analyze", "plot"],
+        ["tables"],
+        ["report"],
+    ):
+        code, _, err = run(capsys, *command, "--results", trained)
+        assert code == 0, err
+    assert (trained / "report" / "index.html").stat().st_size > 10_000
+    assert len(list((trained / "tables" / "iou_aware").glob("table*.csv"))) == 6
+    assert (trained / "figures" / "shapes" / "score_vs_iou.png").exists()
+
+
+def test_oracle_and_estimate_come_from_the_same_pass(trained):
+    """Same boxes and class scores, other order; and scores are what the rule says of the columns beside them."""
+    aware = next(trained.glob("iou_aware/grad_r50*/shapes/seed0")) / "detections"
+    frames = {
+        rule: pd.read_parquet(aware / f"{rule}.parquet")
+        for rule in ("class", "product", "power-0.3", "oracle-power-0.3")
+    }
+    for rule, frame in frames.items():
+        quality = frame["iou_truth"] if rule.startswith("oracle") else frame["quality"]
+        expected = {
+            "class": frame["class_score"],
+            "product": frame["class_score"] * quality,
+        }.get(rule, frame["class_score"] ** 0.3 * quality**0.7)
+        assert frame["score"].to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-4)
+        assert frame["iou_truth"].between(0, 1).all() and frame["class_score"].between(0, 1).all()
+
+
+def test_iou_truth_of_detections_equals_that_of_the_analysis(trained):
+    """Computed in the network's pixels by torch, and from the files in original pixels by numpy."""
+    from analysis.matching import iou_truth
+    from analysis.results import load_run
+
+    found = load_run(next(trained.glob("iou_aware/grad_r50*/shapes/seed0")))
+    frame = found.detections("class")
+    assert len(frame) > 50
+    assert iou_truth(found.truths, frame) == pytest.approx(frame["iou_truth"].to_numpy(), abs=2e-3)
+
+
+def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_path, data):
+    """A recipe without overrides is found by its hash; what was not run stays empty."""
+    results = tmp_path / "results"
+    code, _, err = run(capsys, "tables", "iou_aware/table4", "--results", results)
+    assert code == 0, err
+    frame = pd.read_csv(results / "tables" / "iou_aware" / "table4.csv", dtype=str, keep_default_na=False)
+    assert frame["AP"].tolist()[:2] == ["34.4", "36.0"] and set(frame["AP_measured"]) == {""}
+    from qrepro.engine.run import Run, folder
+    from qrepro.recipe import resolve
+
+    recipe = resolve("iou_aware/grad_r50_600", "shapes")
+    made = Run(folder(results, recipe, 0))
+    made.write_card(recipe, 0)
+    rules = {"power-0.4": {"AP": 41.28, "AP50": 60.0}}
+    (made.path / "metrics.json").write_text(json.dumps({"split": "val", "images": 6, "rules": rules}))
+    assert run(capsys, "tables", "iou_aware/table4", "--results", results)[0] == 0
+    frame = pd.read_csv(results / "tables" / "iou_aware" / "table4.csv", dtype=str, keep_default_na=False)
+    row = frame[frame["row"] == "alpha-0.4"].iloc[0]
+    assert (row["AP"], float(row["AP_measured"]), row["profile"], row["hash"]) == ("36.1", 41.28, "shapes", recipe.hash)
+    assert set(frame[frame["row"] != "alpha-0.4"]["AP_measured"]) == {""}
+    assert "36.1 / 41.3" in (results / "tables" / "iou_aware" / "table4.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "grad_r5"], "did you mean"),
+        (["train", "grad_r50", "-p", "shape"], "did you mean 'shapes'"),
+        (["train", "grad_r50", "--set", "schedule.bach=2"], "did you mean 'batch'"),
+        (["train", "grad_r50", "-p", "shapes", "--data", "nowhere"], "nowhere: no such data folder"),
+        (["train", "grad_r50", "--steps", "0"], "--steps"),
+        (["train", "grad_r50", "--bla"], "No such option"),
+        (["eval", "grad_r50", "-p", "shapes", "--checkpoint", "nothing.pt"], "nothing.pt: no such file"),
+        (["eval", "grad_r50", "--rule", "clas"], "score rule 'clas'"),
+        (["eval", "grad_r50", "--alpha", "1:2:3:4"], "--alpha 1:2:3:4"),
+        (["eval", "retinanet_r50", "--alpha", "0.5"], "no quality estimate"),
+        (["eval", "grad_r50", "--engine", "mine"], "mine"),
+        (["analyze", "pcc", "--results", "nowhere"], "nowhere"),
+        (["analyze", "ap", "--detections", "x.json"], "belong together"),
+        (["tables", "iou_awar"], "did you mean 'iou_aware'"),
+        (["tables", "--format", "pdf"], "allowed are csv, markdown, both"),
+        (["data", "make", "spheres", "x"], "allowed: shapes"),
+        (["data", "check", "nowhere"], "nowhere"),
+        (["data", "download", "imagenet", "x"], "imagenet"),
+        (["recipes", "list", "--paper", "yolo"], "allowed: iou_aware"),
+        (["recipes", "show", "grad_r5"], "did you mean"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and message in err and err.strip().count("\n") == 0, err
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def copy_of(data: Path, target: Path) -> Path:
+    """The data set with pictures of its own, to be damaged."""
+    import shutil
+
+    shutil.copytree(data, target)
+    return target
+
+
+def train_on(capsys, root: Path, out: Path) -> tuple[int, str, str]:
+    return run(capsys, "train", "grad_r50", "-p", "shapes", "--data", root, "--out", out, "--device", "cpu", *SETTINGS)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_truncated_picture_is_named(capsys, tmp_path, data, workers):
+    root = copy_of(data, tmp_path / "shapes")
+    for picture in (root / "train").iterdir():
+        picture.write_bytes(picture.read_bytes()[:600])
+    code, _, err = run(
+        capsys,
+        "train",
+        "grad_r50",
+        "-p",
+        "shapes",
+        "--data",
+        root,
+        "--out",
+        tmp_path / "r",
+        "--workers",
+        workers,
+        *SETTINGS,
+    )
+    assert code == 2 and "broken picture" in err and ".jpg" in err and err.strip().count("\n") == 0
+
+
+def test_malformed_annotations_are_named(capsys, tmp_path, data):
+    root = copy_of(data, tmp_path / "shapes")
+    file = root / "annotations" / "instances_train.json"
+    file.write_text(file.read_text()[:-100])
+    code, _, err = train_on(capsys, root, tmp_path / "r")
+    assert code == 2 and "instances_train.json" in err and err.strip().count("\n") == 0
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_picture_of_another_size_than_annotated(capsys, tmp_path, data):
+    root = copy_of(data, tmp_path / "shapes")
+    for picture in (root / "train").iterdir():
+        Image.new("RGB", (17, 19)).save(picture)
+    code, _, err = train_on(capsys, root, tmp_path / "r")
+    assert code == 2 and "(19, 17)" in err
+
+
+def test_checkpoint_of_another_recipe(capsys, trained, data):
+    plain = next(trained.glob("iou_aware/retinanet_r50*/shapes/seed0/last.pt"))
+    code, _, err = run(
+        capsys,
+        "eval",
+        "grad_r50",
+        "-p",
+        "shapes",
+        "--data",
+        data,
+        "--checkpoint",
+        plain,
+        "--out",
+        trained / "other",
+        *SETTINGS,
+    )
+    assert code == 2 and "holds the network of recipe iou_aware/retinanet_r50" in err
+    assert not (trained / "other").exists()
+
+
+def test_resume_without_a_checkpoint(capsys, tmp_path, data):
+    code, _, err = run(
+        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--out", tmp_path / "r", "--resume", *SETTINGS
+    )
+    assert code == 2 and "--resume" in err and not (tmp_path / "r").exists()
+
+
+def test_a_full_disk_is_exit_code_1(capsys, tmp_path, data, monkeypatch):
+    import errno
+
+    import qrepro.engine.train as loop
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(loop, "save_checkpoint", full)
+    code, _, err = train_on(capsys, data, tmp_path / "r")
+    assert code == 1 and "the disk is full" in err and "last.pt" in err
+
+
+def test_divergence_is_exit_code_1(capsys, tmp_path, data):
+    changes = ["schedule.optimiser.lr=1e12", "schedule.clip=null", "schedule.warmup.steps=0", "schedule.steps=30"]
+    options = [part for change in changes for part in ("--set", change)]
+    code, _, err = run(
+        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--out", tmp_path / "r", *SETTINGS, *options
+    )
+    assert code == 1 and "loss term" in err
+
+
+def test_offline_weights_say_which_file_to_put_where(capsys, tmp_path, data, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def offline(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    options = ["--set", "backbone.weights=torchvision/ResNet18_Weights.IMAGENET1K_V1"]
+    code, _, err = run(
+        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--out", tmp_path / "r", *SETTINGS, *options
+    )
+    assert code == 2 and "resnet18-f37072fd.pth" in err and "checkpoints" in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_rules_that_are_evaluated():
+    names = lambda *a: [r.name for r in asked_rules(*a)]  # noqa: E731
+    assert names(True, "power-0.5", False, [], []) == ["class", "power-0.5", "product"]
+    assert names(True, "power-0.5", True, ["0.2"], ["class"]) == [
+        "class",
+        "power-0.2",
+        "oracle-product",
+        "oracle-power-0.2",
+    ]
+    assert names(False, "class", True, ["0.2"], []) == ["class", "oracle-product", "oracle-power-0.2"]
+    with pytest.raises(ValueError, match="no quality estimate"):
+        names(False, "class", False, [], ["product"])
+    assert parse_alphas("0.3:1.0:0.1") == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert parse_alphas("0.5,1") == [0.5, 1.0]
+
+
+def test_help_is_fast():
+    """Heavy imports are inside the commands: `--help` must not load torch or pandas."""
+    heavy = ("torch", "pandas", "matplotlib", "numpy")
+    code = f"import sys; import qrepro.cli; print([m for m in {heavy} if m in sys.modules])"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and time.perf_counter() - start < 5
+
+
+def test_listing_commands_print_json(capsys, data):
+    code, out, _ = run(capsys, "recipes", "list", "--paper", "iou_aware", "--json")
+    assert code == 0 and len(json.loads(out)) == 19
+    code, out, _ = run(capsys, "recipes", "describe", "retinanet_r50", "--json")
+    facts = json.loads(out)
+    assert facts["parameters"] == 37_968_692 and facts["priors a cell"] == 9
+    code, out, _ = run(capsys, "data", "check", data, "--json")
+    assert code == 0 and [r["images"] for r in json.loads(out)] == [12, 6]
