@@ -10,11 +10,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from scipy.spatial import ConvexHull
 
-from qrepro.data import shapes
 from qrepro.data.coco import read_coco
-from qrepro.data.outlines import CLASSES, Shape, moved, random_shape, window
-from qrepro.data.paint import LEAST_SIDE, TEXTURES, paint
+from qrepro.data.shapes import make as shapes
 from qrepro.data.shapes import make_shapes
+from qrepro.data.shapes.outlines import CLASSES, Shape, moved, random_shape, window
+from qrepro.data.shapes.paint import LEAST_SIDE, TEXTURES, paint
 
 
 def polygon(*corners, hole=None):

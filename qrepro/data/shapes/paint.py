@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from qrepro.data.outlines import CLASSES, Box, Shape, area, moved, polar, random_shape, window
+from qrepro.data.shapes.outlines import CLASSES, Box, Shape, area, moved, polar, random_shape, window
 
 Plane = NDArray[np.float32]  # (H, W)
 Canvas = NDArray[np.float32]  # (H, W, 3) RGB on the scale 0..255, written in place

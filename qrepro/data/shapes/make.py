@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qrepro.data.outlines import CLASSES, area
-from qrepro.data.paint import Thing, paint
+from qrepro.data.shapes.outlines import CLASSES, area
+from qrepro.data.shapes.paint import Thing, paint
 
 RECORD = "shapes.json"
 # Counts up whenever the same seed gives other pictures, so that sets of two versions are not taken for one.

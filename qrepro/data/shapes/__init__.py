@@ -1,0 +1,5 @@
+"""The embedded data set: painted pictures, written to disk as an ordinary COCO data set."""
+
+from qrepro.data.shapes.make import make_shapes
+
+__all__ = ["make_shapes"]
