@@ -158,7 +158,7 @@ def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
             f"backbone.weights torchvision/{name}: unknown to torchvision, e.g. ResNet50_Weights.IMAGENET1K_V1"
         ) from error
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, OSError) as error:
         target = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise ValueError(

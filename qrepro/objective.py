@@ -21,12 +21,10 @@ from qrepro.losses import Loss
 from qrepro.represent import BoxRepresentation
 from qrepro.target import scatter
 
-TERMS = ("class", "code", "box", "quality")
-
 
 @dataclass(frozen=True)
 class Term:
-    """A loss and its weight in the sum; `detach`: its target carries no gradient."""
+    """A loss and its weight in the sum; `detach`: no gradient passes through its target."""
 
     loss: Loss
     weight: float = 1.0

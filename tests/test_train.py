@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from qrepro.data.loader import Steps, in_order
 from qrepro.data.shapes import make_shapes
 from qrepro.engine.run import Run, load_checkpoint
 from qrepro.engine.schedule import Plan
-from qrepro.engine.train import Diverged, restore_detector, train
+from qrepro.engine.train import Diverged, Stopped, restore_detector, train
 from qrepro.objective import Objective
 from qrepro.recipe import resolve
 
@@ -107,6 +108,23 @@ def test_non_finite_loss_stops_names_the_term_and_keeps_the_checkpoint(shapes, t
         train(tiny(), shapes, run)
     assert load_checkpoint(run.last)["step"] == 2
     assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
+
+
+def test_a_signal_saves_at_the_next_step_and_the_rest_can_be_resumed(shapes, tmp_path):
+    """What a cluster does before it takes a machine back."""
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    recipe = tiny("schedule.checkpoint_every=100")
+    train(recipe, shapes, whole)
+
+    def terminate(record):
+        if record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="stopped at step 3 of 6"):
+        train(recipe, shapes, parts, report=terminate)
+    assert load_checkpoint(parts.last)["step"] == 3
+    train(recipe, shapes, parts, resume=True)
+    assert same(weights(whole), weights(parts))
 
 
 def test_divergence_before_the_first_checkpoint(shapes, tmp_path):

@@ -16,7 +16,7 @@ def guarded(app: typer.Typer, arguments: list[str] | None = None) -> int:
     try:
         return int(app(arguments, standalone_mode=False) or 0)
     except KeyboardInterrupt:
-        return _say("interrupted; what was saved can be continued with --resume", INTERRUPTED)
+        return _say("interrupted", INTERRUPTED)
     except Exception as error:
         explain = getattr(error, "format_message", None)
         if callable(explain):  # a usage error of the command-line library
@@ -37,6 +37,8 @@ def _verdict(error: Exception) -> tuple[str, int]:
         return f"the disk is full ({error.filename or 'no file named'}); nothing half-written was left", FAILED
     if isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | PermissionError | IsADirectoryError):
         return text, WRONG_INPUT
+    if type(error).__module__.startswith("qrepro."):
+        return text, FAILED
     return f"{type(error).__name__}: {text or 'no message'} (QREPRO_DEBUG=1 shows where)", FAILED
 
 

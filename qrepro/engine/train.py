@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +38,36 @@ Evaluate = Callable[[Detector], float]
 
 class Diverged(RuntimeError):
     """A loss term became infinite or not a number."""
+
+
+class Stopped(RuntimeError):
+    """Somebody asked the run to end (Ctrl-C, or the SIGTERM of a cluster); it was saved."""
+
+
+@dataclass
+class _Stop:
+    """Whether a signal has asked for the end."""
+
+    asked: bool = False
+
+
+@contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    """Turn SIGINT and SIGTERM into a request that the loop answers between two steps."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may install handlers
+        return
+
+    def ask(number: int, frame: object) -> None:
+        stop.asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass
@@ -183,8 +216,12 @@ class _Loop:
             devices = [self.place.device] if self.place.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.state.model, device_ids=devices)
 
-    def go(self, batches: Any) -> None:
-        """All remaining steps; the last one leaves a checkpoint."""
+    def go(self, batches: Iterable[Batch]) -> None:
+        """All remaining steps; the last one, and one that is asked to stop, leaves a checkpoint."""
+        with _stoppable() as stop:
+            self._go(batches, stop)
+
+    def _go(self, batches: Iterable[Batch], stop: _Stop) -> None:
         self.model.train()
         begin, waited = time.perf_counter(), 0.0
         ready = begin
@@ -202,8 +239,12 @@ class _Loop:
                 begin, waited = time.perf_counter(), 0.0
             if self.evaluate and every.evaluate_every and (state.step % every.evaluate_every == 0 or done):
                 self._judge()
-            if state.step % every.checkpoint_every == 0 or done:
+            if state.step % every.checkpoint_every == 0 or done or stop.asked:
                 self._save(self.run.last)
+            if stop.asked and not done:
+                raise Stopped(
+                    f"stopped at step {state.step} of {self.plan.total}; --resume continues from {self.run.last}"
+                )
             ready = time.perf_counter()
 
     def step(self, batch: Batch) -> dict[str, float]:

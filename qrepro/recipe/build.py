@@ -28,18 +28,19 @@ def build_detector(recipe: Recipe) -> Detector:
 
 def build_objective(recipe: Recipe) -> Objective:
     """Assignment, targets and losses."""
-    tables = {"class": CLASS_LOSSES, "code": CODE_LOSSES, "box": BOX_LOSSES, "quality": QUALITY_LOSSES}
     loss = recipe.loss
-    parts = {"class": loss.classes, "code": loss.code, "box": loss.box, "quality": loss.quality}
+    terms = {"class": Term(loss.classes.bind(CLASS_LOSSES), loss.classes.weight)}
+    if loss.code:
+        terms["code"] = Term(loss.code.bind(CODE_LOSSES), loss.code.weight)
+    if loss.box:
+        terms["box"] = Term(loss.box.bind(BOX_LOSSES), loss.box.weight)
+    if loss.quality:
+        terms["quality"] = Term(loss.quality.bind(QUALITY_LOSSES), loss.quality.weight, loss.quality.detach)
     return Objective(
         assigner=recipe.assign.build(ASSIGNERS),
         class_target=CLASS_TARGETS[recipe.target.kind],
         box=recipe.box.build(REPRESENTATIONS),
-        terms={
-            name: Term(part.bind(tables[name]), part.weight, part.detach)
-            for name, part in parts.items()
-            if part is not None
-        },
+        terms=terms,
         count=loss.count,
         pad=recipe.image.pad,
     )

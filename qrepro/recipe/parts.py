@@ -37,9 +37,14 @@ class Part(BaseModel):
 
 
 class LossPart(Part):
-    """A loss with its weight in the sum; `detach` cuts the gradient through its target."""
+    """A loss with its weight in the sum."""
 
     weight: float = 1.0
+
+
+class QualityLossPart(LossPart):
+    """A loss of the quality estimate; `detach` cuts the gradient through its target, the true IoU."""
+
     detach: bool = True
 
 

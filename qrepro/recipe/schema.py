@@ -16,7 +16,7 @@ from qrepro.detector import HEADS
 from qrepro.losses import BOX_LOSSES, CLASS_LOSSES, CODE_LOSSES, QUALITY_LOSSES
 from qrepro.postprocess import POSTPROCESSES
 from qrepro.quality import ESTIMATORS, Rule
-from qrepro.recipe.parts import LossPart, Part, member
+from qrepro.recipe.parts import LossPart, Part, QualityLossPart, member
 from qrepro.represent import REPRESENTATIONS
 from qrepro.target import CLASS_TARGETS
 
@@ -86,7 +86,7 @@ class Losses(Section):
     classes: Annotated[LossPart, member(CLASS_LOSSES)] = Field(alias="class")
     code: Annotated[LossPart, member(CODE_LOSSES)] | None = None
     box: Annotated[LossPart, member(BOX_LOSSES)] | None = None
-    quality: Annotated[LossPart, member(QUALITY_LOSSES)] | None = None
+    quality: Annotated[QualityLossPart, member(QUALITY_LOSSES)] | None = None
     count: Literal["images", "batch"] = "images"
 
 
