@@ -66,12 +66,12 @@ def choose(
 ) -> Choice:
     """The recipe of a name, or of a run folder (which then says profile, overrides and seed itself)."""
     from qrepro.engine.run import Run, folder
-    from qrepro.recipe import Recipe, resolve
+    from qrepro.recipe import checked, resolve
 
     if (Path(name) / "run.json").is_file():
         run = Run(Path(name))
         card = run.read_card()
-        recipe = Recipe.model_validate(card["values"])
+        recipe = checked(card["values"], str(run.card))
         return Choice(recipe, run, data_folder(recipe.data.name, data), card["seed"])
     changes = [*(overrides or []), *([f"schedule.shorten={steps}"] if steps else [])]
     recipe = resolve(name, profile, changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,18 +95,26 @@ def _runs_of(
         if run.evaluated:
             done.setdefault(run.info["hash"], []).append(run)
     chosen: dict[tuple[str, str], list[Run]] = {}
-    deviations: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    first: dict[tuple[str, str, str], str] = {}  # (profile, hash, rule) -> the row that shows it
     for row in printed[printed["recipe"] != ""].to_dict("records"):
         for profile in only or profiles():
             recipe = _recipe(row["recipe"], profile, row["overrides"])
-            if found := [run for run in done.get(recipe.hash, []) if run.profile == profile]:
-                chosen[row["row"], profile] = sorted(found, key=lambda run: run.seed)
-                deviations |= dict.fromkeys(f"{recipe.name}: {text}" for text in recipe.card.deviations)
-                if profile not in ("coco", "voc"):
-                    deviations[f"profile {profile}: {SMALLER}"] = None
-    return chosen, list(deviations)
+            found = [run for run in done.get(recipe.hash, []) if run.profile == profile]
+            if not found:
+                continue
+            shown = first.setdefault((profile, recipe.hash, row["rule"]), row["row"])
+            if shown != row["row"]:  # a small profile has one backbone for all
+                notes[f"profile {profile}: {row['row']} is the same training as {shown}: left empty"] = None
+                continue
+            chosen[row["row"], profile] = sorted(found, key=lambda run: run.seed)
+            notes |= dict.fromkeys(f"{recipe.name}: {text}" for text in recipe.card.deviations)
+            if profile not in ("coco", "voc"):
+                notes[f"profile {profile}: {SMALLER}"] = None
+    return chosen, list(notes)
 
 
+@cache
 def _recipe(name: str, profile: str, overrides: str) -> Recipe:
     """The recipe of a table row on a profile."""
     from qrepro.recipe import resolve

@@ -58,10 +58,15 @@ def resolve(name: str, profile: str = "coco", overrides: Iterable[str] = ()) -> 
         "profile": Path(profile).stem,
         "overrides": sorted(overrides),
     }
+    source = f"recipe {name} (profile {profile}{''.join(f', {o}' for o in overrides)})"
+    return checked({**values, **identity}, source)
+
+
+def checked(values: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe of complete values, such as `Recipe.values` gives; `source` begins the message of a `ValueError`."""
     try:
-        return Recipe.model_validate({**values, **identity})
+        return Recipe.model_validate(values)
     except ValidationError as error:
-        source = f"recipe {name} (profile {profile}{''.join(f', {o}' for o in overrides)})"
         raise ValueError(f"{source}: {explain(error, Recipe)}") from error
 
 
