@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from pycocotools import mask
-from test_analysis_ap import make_detections, make_truths, random_case
 
 import analysis.matching
 from analysis.matching import iou_eval, iou_truth, pair_iou
 from analysis.results import BOX
+from test_analysis_ap import make_detections, make_truths, random_case
 
 
 def test_a_well_placed_box_of_the_wrong_class():

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from test_analysis_ap import make_detections, make_truths, random_case
 
 from analysis.voc import average_precision, evaluate_voc, voc_metrics
+from test_analysis_ap import make_detections, make_truths, random_case
 
 
 def test_hand_case_with_both_interpolations():

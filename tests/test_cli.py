@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from test_train import TINY
 
 from qrepro.cli import main
 from qrepro.cli.evaluate import asked_rules, parse_alphas
 from qrepro.data.shapes import make_shapes
+from test_train import TINY
 
 SETTINGS = [part for change in TINY for part in ("--set", change)]
 
@@ -72,6 +72,33 @@ def test_the_whole_path(capsys, trained):
     assert (trained / "report" / "index.html").stat().st_size > 10_000
     assert len(list((trained / "tables" / "iou_aware").glob("table*.csv"))) == 6
     assert (trained / "figures" / "shapes" / "score_vs_iou.png").exists()
+
+
+def test_the_best_checkpoint_is_kept_where_the_schedule_evaluates(capsys, tmp_path, data):
+    options = ["--set", "schedule.evaluate_every=2", "--set", "postprocess.threshold=0.001"]
+    code, _, err = run(
+        capsys,
+        "train",
+        "grad_r50",
+        "-p",
+        "shapes",
+        "--data",
+        data,
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+        *SETTINGS,
+        *options,
+    )
+    assert code == 0, err
+    folder = next(tmp_path.rglob("best.pt")).parent
+    judged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if '"AP"' in line]
+    assert [record["step"] for record in judged] == [2, 4, 6]
+    best = max(judged, key=lambda record: record["AP"])  # the first of equals
+    from qrepro.engine.run import load_checkpoint
+
+    assert load_checkpoint(folder / "best.pt")["step"] == best["step"]
 
 
 def test_oracle_and_estimate_come_from_the_same_pass(trained):

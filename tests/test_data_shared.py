@@ -4,9 +4,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import shared_data
 from pycocotools.coco import COCO
 
+from conftest import shared_data
 from qrepro.data.check import check, find_sets
 from qrepro.data.sets import read_split
 

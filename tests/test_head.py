@@ -5,8 +5,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
 
+from conftest import GOLDEN
 from qrepro.assign import MaxIoU
 from qrepro.backbone import FPN, Residual
 from qrepro.boxes import Anchors, Truths, clip

@@ -10,7 +10,9 @@ import typer
 from qrepro.cli import options as o
 
 if TYPE_CHECKING:
-    from analysis.results import Run
+    import pandas as pd
+
+    from analysis.results import Run, Truths
 
 app = typer.Typer(
     help="Analyses of finished evaluations; tables as CSV and markdown, figures as PNG, SVG and CSV.",
@@ -41,14 +43,11 @@ def ap(
     out: Out = None,
 ) -> None:
     """AP at every threshold, by size, and VOC mAP."""
-    from analysis.results import read_detections, read_truths
     from analysis.summary import metric_rows, summarise
 
-    if detections or annotations:
-        if not (detections and annotations) or runs:
-            raise ValueError("--detections and --annotations belong together, and exclude run folders")
-        truths = read_truths(annotations)
-        summaries = {detections.name: summarise(truths, {"as scored": read_detections(detections, truths)}, engine)}
+    if foreign := _foreign(detections, annotations, runs):
+        name, truths, frame = foreign
+        summaries = {name: summarise(truths, {"as scored": frame}, engine)}
     else:
         summaries = {run.name: run.metrics for run in chosen(runs, results)}
     _write([row for name, summary in summaries.items() for row in metric_rows(name, summary)], "ap", results, out)
@@ -63,14 +62,10 @@ def pcc(
     out: Out = None,
 ) -> None:
     """Correlation of estimated and true IoU: of positives for runs, of score and IoU_eval for detections."""
-    from analysis.results import read_detections, read_truths
     from analysis.summary import detection_correlation, positive_correlation
 
-    if detections or annotations:
-        if not (detections and annotations) or runs:
-            raise ValueError("--detections and --annotations belong together, and exclude run folders")
-        truths = read_truths(annotations)
-        rows = detection_correlation(detections.name, truths, read_detections(detections, truths))
+    if foreign := _foreign(detections, annotations, runs):
+        rows = detection_correlation(*foreign)
     else:
         rows = [row for run in chosen(runs, results) for row in positive_correlation(run)]
     _write(rows, "pcc", results, out, digits=3)
@@ -111,6 +106,20 @@ def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
         where = ", ".join(str(path) for path in paths or [results])
         raise ValueError(f"{where}: no evaluated run ({len(found)} without metrics.json); `qrepro eval` makes one")
     return runs
+
+
+def _foreign(
+    detections: Path | None, annotations: Path | None, runs: list[Path] | None
+) -> tuple[str, Truths, pd.DataFrame] | None:
+    """Name, ground truth and detections of another detector, where its files were given."""
+    from analysis.results import read_detections, read_truths
+
+    if detections is None and annotations is None:
+        return None
+    if detections is None or annotations is None or runs:
+        raise ValueError("--detections and --annotations belong together, and exclude run folders")
+    truths = read_truths(annotations)
+    return detections.name, truths, read_detections(detections, truths)
 
 
 def _write(rows: list[dict[str, Any]], name: str, results: Path, out: Path | None, digits: int = 1) -> None:

@@ -33,6 +33,7 @@ def train(
 def train_choice(choice: o.Choice, resume: bool = False, device: str | None = None, workers: int | None = None) -> None:
     """Train what was chosen, reporting to the terminal of the first process."""
     import os
+    from contextlib import nullcontext
 
     from qrepro.cli import show
     from qrepro.engine.train import train as run_training
@@ -49,7 +50,7 @@ def train_choice(choice: o.Choice, resume: bool = False, device: str | None = No
         if (batch := values.batch) != (meant := values.optimiser.lr_batch):
             lr = values.optimiser.lr
             show.console.print(f"lr {lr:g} for batch {meant} -> {lr * batch / meant:g} for batch {batch} (linear rule)")
-    with show.training(f"{recipe.name}") as report:
+    with show.training(recipe.name) if first else nullcontext(lambda record: None) as report:
         run_training(
             recipe,
             choice.data,
@@ -58,7 +59,7 @@ def train_choice(choice: o.Choice, resume: bool = False, device: str | None = No
             device=device,
             resume=resume,
             workers=o.reading_processes(recipe, workers),
-            report=report if first else lambda record: None,
+            report=report,
             evaluate=_judge(choice, workers) if values.evaluate_every else None,
         )
     if first:

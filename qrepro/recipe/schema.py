@@ -23,6 +23,8 @@ from qrepro.target import CLASS_TARGETS
 IDENTITY = ("name", "profile", "overrides", "card", "score", "postprocess")  # decide nothing about training
 OPERATIONAL = {"data": ("cache",), "schedule": ("checkpoint_every", "evaluate_every", "log_every")}  # nor do these
 
+HOW_IT_IS_TRAINED = ("weights", "frozen_stages", "frozen_norm")  # of a backbone; no part of what it is
+
 
 class Section(BaseModel):
     """A mapping of a recipe."""
@@ -197,8 +199,9 @@ class Recipe(Section):
     @property
     def model_hash(self) -> str:
         """Of what a checkpoint must fit: the network and its number of classes."""
-        parts = {k: self.values()[k] for k in ("neck", "prior", "head", "box", "quality")}
-        backbone = {k: v for k, v in self.backbone.options.items() if k in ("depth", "groups", "group_width", "style")}
+        values = self.values()
+        parts = {k: values[k] for k in ("neck", "prior", "head", "box", "quality")}
+        backbone = {k: v for k, v in values["backbone"].items() if k not in HOW_IT_IS_TRAINED}
         return _digest({**parts, "backbone": backbone, "classes": self.data.class_count})
 
 
