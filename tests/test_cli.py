@@ -96,7 +96,7 @@ def test_the_best_checkpoint_is_kept_where_the_schedule_evaluates(capsys, tmp_pa
     judged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if '"AP"' in line]
     assert [record["step"] for record in judged] == [2, 4, 6]
     best = max(judged, key=lambda record: record["AP"])  # the first of equals
-    from qrepro.engine.run import load_checkpoint
+    from qrepro.engine.checkpoint import load as load_checkpoint
 
     assert load_checkpoint(folder / "best.pt")["step"] == best["step"]
 
@@ -265,12 +265,12 @@ def test_resume_without_a_checkpoint(capsys, tmp_path, data):
 def test_a_full_disk_is_exit_code_1(capsys, tmp_path, data, monkeypatch):
     import errno
 
-    import qrepro.engine.train as loop
+    from qrepro.engine import checkpoint
 
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(loop, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoint, "save", full)
     code, _, err = train_on(capsys, data, tmp_path / "r")
     assert code == 1 and "the disk is full" in err and "last.pt" in err
 

@@ -13,9 +13,11 @@ import torch
 
 from qrepro.data.loader import Steps, in_order
 from qrepro.data.shapes import make_shapes
-from qrepro.engine.run import Run, load_checkpoint
+from qrepro.engine.checkpoint import load as load_checkpoint
+from qrepro.engine.checkpoint import restore_detector
+from qrepro.engine.run import Run
 from qrepro.engine.schedule import Plan
-from qrepro.engine.train import Diverged, Stopped, restore_detector, train
+from qrepro.engine.train import Diverged, Stopped, train
 from qrepro.objective import Objective
 from qrepro.recipe import resolve
 
@@ -170,7 +172,13 @@ def test_checkpoints_that_are_none(tmp_path):
 
 def test_a_full_disk_keeps_the_old_checkpoint(shapes, tmp_path, monkeypatch):
     run = Run(tmp_path / "run")
-    train(tiny("schedule.steps=2"), shapes, run)
+
+    def kill(record):
+        if record["step"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tiny(), shapes, run, report=kill)
     before = run.last.read_bytes()
 
     def full(content, path):
@@ -179,9 +187,22 @@ def test_a_full_disk_keeps_the_old_checkpoint(shapes, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError):
-        train(tiny("schedule.steps=2"), shapes, Run(tmp_path / "run"), resume=False)
+        train(tiny(), shapes, run, resume=True)
     assert not list(run.path.glob(".*partial"))
-    assert not run.last.exists() or run.last.read_bytes() == before
+    assert run.last.read_bytes() == before
+
+
+def test_a_finished_run_is_not_replaced_by_accident(shapes, tmp_path):
+    run = Run(tmp_path / "run")
+    train(tiny("schedule.steps=2"), shapes, run)
+    before = run.last.read_bytes()
+    (run.path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="--resume continues it, --overwrite starts anew"):
+        train(tiny("schedule.steps=2"), shapes, run)
+    assert run.last.read_bytes() == before
+    train(tiny("schedule.steps=1"), shapes, run, overwrite=True)
+    assert load_checkpoint(run.last)["step"] == 1
+    assert not (run.path / "metrics.json").exists()  # it spoke of the weights that are gone
 
 
 def test_two_processes_equal_one(shapes, tmp_path):

@@ -32,7 +32,8 @@ def demo(
         if choice.run.finished(choice.recipe, choice.seed):
             show.console.print(f"{choice.recipe.name}: already trained, {choice.run.path}", soft_wrap=True)
         else:
-            train_choice(choice, device=device, resume=choice.run.resumable(choice.recipe, choice.seed))
+            resume = choice.run.resumable(choice.recipe, choice.seed)
+            train_choice(choice, resume=resume, overwrite=not resume, device=device)
         if not choice.run.judged():
             evaluate_choice(choice, oracle=True, alphas=ALPHAS, device=device)
     written = write_tables(None, None, "both", out, out / "tables")

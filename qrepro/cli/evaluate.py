@@ -75,11 +75,11 @@ def evaluate_choice(
     from analysis.results import read_truths
     from analysis.summary import summarise
     from qrepro.cli import show
+    from qrepro.engine import checkpoint as checkpoints
     from qrepro.engine.atomic import write_text
     from qrepro.engine.distributed import pick
+    from qrepro.engine.pictures import open_split
     from qrepro.engine.predict import predict, write_frame, write_truths
-    from qrepro.engine.run import load_checkpoint
-    from qrepro.engine.train import open_split, restore_detector
 
     recipe, run = choice.recipe, choice.run
     engine = choose_engine(engine)
@@ -89,7 +89,7 @@ def evaluate_choice(
         raise ValueError(
             f"checkpoint {weights}: no such file; train it with `qrepro train {recipe.name} --profile {recipe.profile}`"
         )
-    detector = restore_detector(recipe, weights)
+    detector = checkpoints.restore_detector(recipe, weights)
     annotations = open_split(recipe, choice.data, split or recipe.data.eval)
     with show.counting("evaluating", len(annotations)) as report:
         outputs = predict(
@@ -117,7 +117,7 @@ def evaluate_choice(
         "split": annotations.name,
         "images": len(annotations),
         "checkpoint": str(weights),
-        "step": load_checkpoint(weights)["step"],
+        "step": checkpoints.load(weights)["step"],
         **summarise(read_truths(folder / "truths.json"), detections, engine),
     }
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1))

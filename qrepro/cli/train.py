@@ -21,16 +21,24 @@ def train(
     steps: o.Steps = None,
     seed: o.Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     device: o.Device = None,
     workers: o.Workers = None,
     out: o.Out = o.RESULTS,
 ) -> None:
     """Train a recipe. On several GPUs: torchrun --nproc-per-node K -m qrepro train ..."""
     choice = o.choose(recipe, profile, overrides, steps, seed, data, out)
-    train_choice(choice, resume, device, workers)
+    train_choice(choice, resume=resume, overwrite=overwrite, device=device, workers=workers)
 
 
-def train_choice(choice: o.Choice, resume: bool = False, device: str | None = None, workers: int | None = None) -> None:
+def train_choice(
+    choice: o.Choice,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+    workers: int | None = None,
+) -> None:
     """Train what was chosen, reporting to the terminal of the first process."""
     import os
     from contextlib import nullcontext
@@ -58,6 +66,7 @@ def train_choice(choice: o.Choice, resume: bool = False, device: str | None = No
             seed=choice.seed,
             device=device,
             resume=resume,
+            overwrite=overwrite,
             workers=o.reading_processes(recipe, workers),
             report=report,
             evaluate=_judge(choice, workers) if values.evaluate_every else None,
@@ -70,8 +79,8 @@ def _judge(choice: o.Choice, workers: int | None) -> Callable[[Detector], float]
     """AP of a model by the recipe's own rule, for the choice of the best checkpoint."""
     from analysis.ap import ap_metrics, evaluate
     from analysis.results import read_truths
+    from qrepro.engine.pictures import open_split
     from qrepro.engine.predict import predict, write_truths
-    from qrepro.engine.train import open_split
     from qrepro.quality import Rule
 
     recipe = choice.recipe

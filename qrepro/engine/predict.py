@@ -14,10 +14,10 @@ from torch import Tensor
 
 from qrepro.boxes import best_iou, clip
 from qrepro.data.annotations import Annotations, to_coco
-from qrepro.data.loader import Batch, Pictures, in_order, loader
-from qrepro.data.transforms import TRANSFORMS, Normalise
+from qrepro.data.loader import Batch, in_order, loader
 from qrepro.detector import Detector, Prediction
 from qrepro.engine.atomic import replacing, write_text
+from qrepro.engine.pictures import evaluation_pictures
 from qrepro.objective import Objective, positives
 from qrepro.postprocess import PostProcess
 from qrepro.quality import Rule, fuse, log_estimate
@@ -71,8 +71,7 @@ def predict(
     Ground truth stays outside the network: it ranks boxes for oracle rules and labels the positives.
     `report` is called with the number of pictures done.
     """
-    transforms = [part.build(TRANSFORMS) for part in recipe.image.eval]
-    pictures = Pictures(annotations, transforms, Normalise(mean=recipe.image.mean, std=recipe.image.std), cache=False)
+    pictures = evaluation_pictures(recipe, annotations)
     batches: Iterable[Batch] = loader(
         pictures, in_order(len(annotations), batch), recipe.image.pad, workers, device.type == "cuda"
     )

@@ -15,7 +15,8 @@ import torch
 import torchvision
 
 from qrepro import __version__
-from qrepro.engine.atomic import replacing, write_text
+from qrepro.engine import checkpoint
+from qrepro.engine.atomic import write_text
 from qrepro.recipe.schema import Recipe
 
 
@@ -83,16 +84,23 @@ class Run:
         except json.JSONDecodeError as error:
             raise ValueError(f"{self.card}: broken JSON: {error}") from error
 
+    def clear(self) -> None:
+        """Remove what an earlier training and its evaluation left."""
+        for file in (self.last, self.best, self.log, self.path / "metrics.json", self.path / "positives.parquet"):
+            file.unlink(missing_ok=True)
+        for file in (self.path / "detections").glob("*.parquet"):
+            file.unlink()
+
     def resumable(self, recipe: Recipe, seed: int) -> bool:
         """Whether the last checkpoint is of this recipe and seed."""
         if not self.last.exists():
             return False
-        found = load_checkpoint(self.last)
+        found = checkpoint.load(self.last)
         return (found["hash"], found["seed"]) == (recipe.hash, seed)
 
     def finished(self, recipe: Recipe, seed: int) -> bool:
         """Whether this recipe has been trained here to its end."""
-        return self.resumable(recipe, seed) and load_checkpoint(self.last)["step"] == self.read_card().get("steps")
+        return self.resumable(recipe, seed) and checkpoint.load(self.last)["step"] == self.read_card().get("steps")
 
     def judged(self) -> bool:
         """Whether the last checkpoint has been evaluated."""
@@ -115,31 +123,3 @@ def commit() -> str:
         return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values so that a crash leaves the old file or the new one."""
-    with replacing(path) as partial:
-        torch.save(content, partial)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours without executing anything in it; `ValueError` for any other file."""
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for files that are not its own
-        raise ValueError(f"checkpoint {path}: not readable ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict) or "model_hash" not in content:
-        raise ValueError(f"checkpoint {path}: not written by qrepro")
-    return content
-
-
-def fit(content: dict[str, Any], recipe: Recipe, path: Path) -> None:
-    """Raise `ValueError` unless a checkpoint holds the network of this recipe."""
-    if content["model_hash"] != recipe.model_hash:
-        raise ValueError(
-            f"checkpoint {path}: holds the network of recipe {content['recipe']} on profile {content['profile']}, "
-            f"which differs from {recipe.name} on {recipe.profile}"
-        )

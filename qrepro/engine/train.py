@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from qrepro.data.annotations import Annotations, concatenate, subset
-from qrepro.data.loader import Batch, Pictures, Steps, aspect_groups, loader
-from qrepro.data.sets import read_split
-from qrepro.data.transforms import TRANSFORMS, Normalise
+from qrepro.data.loader import Batch, Steps, aspect_groups, loader
 from qrepro.detector import Detector
+from qrepro.engine import checkpoint
 from qrepro.engine.distributed import Place, joined
-from qrepro.engine.run import Run, fit, load_checkpoint, save_checkpoint
+from qrepro.engine.interrupt import Stop, stoppable
+from qrepro.engine.pictures import training_pictures
+from qrepro.engine.run import Run
 from qrepro.engine.schedule import Plan, make_optimiser
 from qrepro.objective import total
 from qrepro.recipe.build import build_detector, build_objective
@@ -44,92 +41,6 @@ class Stopped(RuntimeError):
     """Somebody asked the run to end (Ctrl-C, or the SIGTERM of a cluster); it was saved."""
 
 
-@dataclass
-class _Stop:
-    """Whether a signal has asked for the end."""
-
-    asked: bool = False
-
-
-@contextmanager
-def _stoppable() -> Iterator[_Stop]:
-    """Turn SIGINT and SIGTERM into a request that the loop answers between two steps."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may install handlers
-        return
-
-    def ask(number: int, frame: object) -> None:
-        stop.asked = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@dataclass
-class State:
-    """What a training is besides its recipe; saved and restored as a whole."""
-
-    model: Detector
-    optimiser: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    average: AveragedModel | None
-    step: int = 0
-    best: float = -math.inf
-    since: dict[str, float] = field(default_factory=dict)
-
-    def content(self, recipe: Recipe, seed: int) -> dict[str, Any]:
-        """Tensors and plain values only, so that `weights_only` loading reads it."""
-        return {
-            "recipe": recipe.name,
-            "profile": recipe.profile,
-            "hash": recipe.hash,
-            "model_hash": recipe.model_hash,
-            "seed": seed,
-            "step": self.step,
-            "best": self.best,
-            "since": dict(self.since),
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "random": torch.get_rng_state(),
-        }
-
-    def restore(self, content: dict[str, Any]) -> None:
-        """Continue where `content` was saved."""
-        self.model.load_state_dict(content["model"])
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.scaler.load_state_dict(content["scaler"])
-        if self.average:
-            self.average.load_state_dict(content["average"])
-        self.step, self.best, self.since = content["step"], content["best"], content["since"]
-        torch.set_rng_state(content["random"])
-
-
-def open_split(recipe: Recipe, root: Path, split: str) -> Annotations:
-    """A split of the recipe's data set, its classes checked against the recipe's."""
-    data = recipe.data
-    names = data.classes if isinstance(data.classes, list) else None
-    annotations = read_split(data.format, root, split, names, data.one_based)
-    if len(annotations.classes) != data.class_count:
-        raise ValueError(
-            f"{annotations.name}: {len(annotations.classes)} classes, profile {recipe.profile} has {data.class_count}"
-        )
-    return subset(annotations, data.limit) if data.limit else annotations
-
-
-def training_pictures(recipe: Recipe, root: Path) -> Pictures:
-    """The recipe's training data with its augmentation."""
-    annotations = concatenate([open_split(recipe, root, split) for split in recipe.data.train])
-    transforms = [part.build(TRANSFORMS) for part in recipe.image.train]
-    return Pictures(annotations, transforms, Normalise(mean=recipe.image.mean, std=recipe.image.std), recipe.data.cache)
-
-
 def train(
     recipe: Recipe,
     data: Path,
@@ -138,13 +49,15 @@ def train(
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     workers: int = 0,
     report: Report = lambda record: None,
     evaluate: Evaluate | None = None,
 ) -> None:
     """Train `recipe` on the data set at `data` into a run folder.
 
-    Raises `ValueError` for unusable input before anything is written, and `Diverged` when a loss is no longer finite.
+    Raises `ValueError` for unusable input before anything is written, `Diverged` when a loss is no longer finite, and
+    `Stopped` after a signal. A trained run is only replaced with `overwrite`.
     With `resume` it goes on from the folder's last checkpoint and ends in the same bits as an uninterrupted run (CPU).
     """
     with joined(device) as place:
@@ -153,13 +66,14 @@ def train(
         pictures = training_pictures(recipe, data)
         groups = aspect_groups(pictures.annotations) * int(recipe.image.group_aspect)
         plan = Plan.of(recipe.schedule, Steps.per_epoch(groups, recipe.schedule.batch))
+        if run.last.exists() and not (resume or overwrite):
+            raise ValueError(f"{run.last} exists: --resume continues it, --overwrite starts anew (--seed N beside it)")
         state = _start(recipe, run, seed, place, resume)
         if place.first:
-            run.path.mkdir(parents=True, exist_ok=True)
-            run.cut_log(state.step if resume else -1)
             if not resume:
-                for stale in (run.last, run.best):
-                    stale.unlink(missing_ok=True)
+                run.clear()
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.cut_log(state.step)
             parameters = sum(p.numel() for p in state.model.parameters())
             run.write_card(recipe, seed, steps=plan.total, parameters=parameters, lr=plan.lr, processes=place.world)
         steps = Steps(groups, recipe.schedule.batch, state.step, plan.total, seed, place.rank, place.world)
@@ -170,15 +84,15 @@ def train(
         loop.go(batches)
 
 
-def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> State:
+def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> checkpoint.State:
     """A fresh state, or the one in the folder's last checkpoint."""
     torch.manual_seed(seed)
     model = build_detector(recipe)
-    found = load_checkpoint(run.last) if resume else None
+    found = checkpoint.load(run.last) if resume else None
     if found is None:
         model.backbone.load_pretrained()
     else:
-        fit(found, recipe, run.last)
+        checkpoint.fit(found, recipe, run.last)
         if (found["hash"], found["seed"]) != (recipe.hash, seed):
             raise ValueError(
                 f"--resume: {run.last} was trained with other settings (hash {found['hash']}, seed {found['seed']})"
@@ -189,7 +103,7 @@ def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> S
     if recipe.schedule.ema:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.schedule.ema), use_buffers=True)
     scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.schedule.precision == "fp16")
-    state = State(model, make_optimiser(recipe.schedule, model), scaler, average)
+    state = checkpoint.State(model, make_optimiser(recipe.schedule, model), scaler, average)
     if found is not None:
         state.restore(found)
     return state
@@ -204,7 +118,7 @@ class _Loop:
     seed: int
     place: Place
     plan: Plan
-    state: State
+    state: checkpoint.State
     report: Report
     evaluate: Evaluate | None
 
@@ -218,10 +132,10 @@ class _Loop:
 
     def go(self, batches: Iterable[Batch]) -> None:
         """All remaining steps; the last one, and one that is asked to stop, leaves a checkpoint."""
-        with _stoppable() as stop:
+        with stoppable() as stop:
             self._go(batches, stop)
 
-    def _go(self, batches: Iterable[Batch], stop: _Stop) -> None:
+    def _go(self, batches: Iterable[Batch], stop: Stop) -> None:
         self.model.train()
         begin, waited = time.perf_counter(), 0.0
         ready = begin
@@ -278,7 +192,7 @@ class _Loop:
         """What a stopped run leaves."""
         if not self.run.last.exists():
             return "no checkpoint was written yet"
-        return f"the checkpoint of step {load_checkpoint(self.run.last)['step']} is kept in {self.run.last}"
+        return f"the checkpoint of step {checkpoint.load(self.run.last)['step']} is kept in {self.run.last}"
 
     def _log(self, elapsed: float, waited: float) -> None:
         """One line of the log: means since the line before."""
@@ -300,7 +214,7 @@ class _Loop:
         """Evaluate, and keep the checkpoint of the highest AP."""
         if not self.place.first or self.evaluate is None:
             return
-        ap = self.evaluate(evaluated(self.state))
+        ap = self.evaluate(checkpoint.evaluated(self.state))
         self.model.train()
         if ap > self.state.best:
             self.state.best = ap
@@ -315,22 +229,4 @@ class _Loop:
 
     def _save(self, path: Path) -> None:
         if self.place.first:
-            save_checkpoint(path, self.state.content(self.recipe, self.seed))
-
-
-def evaluated(state: State) -> Detector:
-    """The model that is evaluated: the average where there is one."""
-    return cast(Detector, state.average.module) if state.average else state.model
-
-
-def restore_detector(recipe: Recipe, path: Path) -> Detector:
-    """The trained network of a checkpoint, averaged weights where they were kept."""
-    content = load_checkpoint(path)
-    fit(content, recipe, path)
-    model = build_detector(recipe)
-    average = content["average"]
-    if average is None:
-        model.load_state_dict(content["model"])
-    else:
-        model.load_state_dict({k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")})
-    return model
+            checkpoint.save(path, self.state.content(self.recipe, self.seed))

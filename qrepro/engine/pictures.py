@@ -1,0 +1,36 @@
+"""The data of a recipe: its splits, opened and checked, and their pictures with the recipe's transforms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qrepro.data.annotations import Annotations, concatenate, subset
+from qrepro.data.loader import Pictures
+from qrepro.data.sets import read_split
+from qrepro.data.transforms import TRANSFORMS, Normalise
+from qrepro.recipe.schema import Recipe
+
+
+def open_split(recipe: Recipe, root: Path, split: str) -> Annotations:
+    """A split of the recipe's data set, its classes checked against the recipe's."""
+    data = recipe.data
+    names = data.classes if isinstance(data.classes, list) else None
+    annotations = read_split(data.format, root, split, names, data.one_based)
+    if len(annotations.classes) != data.class_count:
+        raise ValueError(
+            f"{annotations.name}: {len(annotations.classes)} classes, profile {recipe.profile} has {data.class_count}"
+        )
+    return subset(annotations, data.limit) if data.limit else annotations
+
+
+def training_pictures(recipe: Recipe, root: Path) -> Pictures:
+    """The recipe's training data with its augmentation."""
+    annotations = concatenate([open_split(recipe, root, split) for split in recipe.data.train])
+    transforms = [part.build(TRANSFORMS) for part in recipe.image.train]
+    return Pictures(annotations, transforms, Normalise(mean=recipe.image.mean, std=recipe.image.std), recipe.data.cache)
+
+
+def evaluation_pictures(recipe: Recipe, annotations: Annotations) -> Pictures:
+    """Pictures of a split with the recipe's evaluation transforms."""
+    transforms = [part.build(TRANSFORMS) for part in recipe.image.eval]
+    return Pictures(annotations, transforms, Normalise(mean=recipe.image.mean, std=recipe.image.std), cache=False)
