@@ -34,11 +34,11 @@ class Prediction:
 class Tower(nn.Sequential):
     """`convs` 3x3 convolutions with ReLU, shared over the levels; with GroupNorm the convolutions have no bias."""
 
-    def __init__(self, inputs: int, width: int, convs: int, groups: int | None) -> None:
+    def __init__(self, inputs: int, width: int, convs: int, groups: int | None, std: float) -> None:
         layers: list[nn.Module] = []
         for index in range(convs):
             conv = nn.Conv2d(width if index else inputs, width, 3, padding=1, bias=groups is None)
-            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.normal_(conv.weight, std=std)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
             layers += [conv, *([nn.GroupNorm(groups, width)] if groups else []), nn.ReLU(inplace=True)]
@@ -49,7 +49,8 @@ class Head(nn.Module):
     """Two towers and their prediction layers: class, box and quality, shared over the levels.
 
     convs, width: of each tower; norm: `none`, or `group` normalisation in `groups` groups;
-    prior_probability: class score at the start of training (RetinaNet, section 3.3).
+    prior_probability: class score at the start of training (RetinaNet, section 3.3); tower_std: of the towers' first
+    weights.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Head(nn.Module):
         norm: Literal["none", "group"] = "none",
         groups: int = 32,
         prior_probability: float = 0.01,
+        tower_std: float = 0.01,
     ) -> None:
         super().__init__()
         self.classes, self.per_cell = classes, per_cell
-        self.cls_tower = Tower(inputs, width, convs, groups if norm == "group" else None)
-        self.box_tower = Tower(inputs, width, convs, groups if norm == "group" else None)
+        self.cls_tower = Tower(inputs, width, convs, groups if norm == "group" else None, tower_std)
+        self.box_tower = Tower(inputs, width, convs, groups if norm == "group" else None, tower_std)
         self.cls_out = nn.Conv2d(width, per_cell * classes, 3, padding=1)
         self.box_out = nn.Conv2d(width, per_cell * box.channels, 3, padding=1)
         for layer, bias in ((self.cls_out, -math.log(1 / prior_probability - 1)), (self.box_out, 0.0)):

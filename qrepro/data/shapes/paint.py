@@ -1,6 +1,7 @@
 """Painting one picture of the generated `shapes` set: background, clutter, a crowd, objects with uncertain borders.
 
-Outline gives the class, and mostly texture too. How certain a border is (blur, ragged edge, shadow, contrast,
+Outline gives the class, and mostly colour and texture too, so that a small detector tells classes apart after minutes
+of training. How certain a border is (blur, ragged edge, shadow, contrast,
 occlusion) is drawn independently of both, so that the class score of a detector says little about its box.
 """
 
@@ -22,11 +23,11 @@ Colour = NDArray[np.float32]  # (3,) RGB
 SIDES = (128, 160)  # lowest and highest side of a picture in pixels
 EMPTY = 0.06  # share of pictures without objects
 MOST_OBJECTS = 6
-SCALES = ((8.0, 31.0), (32.0, 92.0), (100.0, 124.0))  # ranges of the longest side of an object in pixels
-SCALE_SHARES = (0.42, 0.36, 0.22)
+SCALES = ((12.0, 31.0), (32.0, 92.0), (100.0, 124.0))  # ranges of the longest side of an object in pixels
+SCALE_SHARES = (0.38, 0.40, 0.22)
 CROWDED = 0.06  # share of pictures with a crowd
 CROWD_MEMBERS = (9, 17)
-OWN_TEXTURE = 0.7  # share of objects that wear the texture of their class
+OWN_LOOK = 0.85  # share of objects that wear the colour and the texture of their class
 TRUNCATED = 0.2  # share of objects that may reach beyond the picture
 LEAST_INSIDE = 0.45  # share of its box that an object has inside the picture
 LEAST_SIDE = 5.0  # pixels of the clipped box
@@ -131,16 +132,17 @@ def _crowd(rng: Generator, canvas: Canvas) -> Thing:
 
 
 def _paint_object(rng: Generator, canvas: Canvas, shape: Shape, size: float) -> None:
-    """Paint one object: a colour at some contrast to what lies below, a texture, a border that may be uncertain."""
+    """Paint one object: a colour that stands out more or less, a texture, a border that may be uncertain."""
     # Blur and shadow reach less than a third of the object beyond it.
     rows, columns = window(shape.extent(), size / 3 + 2, canvas.shape[0], canvas.shape[1])
     cover, below = shape.coverage(rows, columns), canvas[rows, columns]
     if rng.random() < 0.3:
         below += _shadow(rng, cover, size)[..., None]
-    contrast = rng.uniform(22, 45) if rng.random() < 0.25 else rng.uniform(55, 130)
+    contrast = rng.uniform(0.3, 0.5) if rng.random() < 0.2 else rng.uniform(0.6, 1.0)
     mean = (cover.reshape(-1) @ below.reshape(-1, 3)) / cover.sum()
-    colour = _reflected(mean + contrast * _direction(rng))
-    texture = TEXTURES[shape.label if rng.random() < OWN_TEXTURE else int(rng.integers(len(TEXTURES)))]
+    look = shape.label if rng.random() < OWN_LOOK else int(rng.integers(len(TEXTURES)))
+    colour = mean + contrast * (COLOURS[look] + _colour(rng, -25, 25) - mean)
+    texture = TEXTURES[look]
     pattern = texture(rng, cover.shape[0], cover.shape[1], max(3.0, size * rng.uniform(0.12, 0.25)))
     surface = colour + pattern[..., None] * (rng.uniform(10, 38) * _direction(rng))
     below += _uncertain(rng, cover, size)[..., None] * (surface - below)
@@ -166,13 +168,13 @@ def _shadow(rng: Generator, cover: Plane, size: float) -> Plane:
 
 
 def _background(rng: Generator, height: int, width: int) -> Canvas:
-    """A smooth wash of colours with grain of a random coarseness."""
+    """A smooth, almost grey wash with grain of a random coarseness."""
     cells = int(rng.integers(2, 6))
-    wash = rng.uniform(70, 185, size=3) + rng.uniform(-45, 45, size=(cells, cells, 3))
+    wash = rng.uniform(70, 185) + rng.uniform(-15, 15, size=3) + rng.uniform(-30, 30, size=(cells, cells, 1))
     small = Image.fromarray(np.clip(wash, 0, 255).astype(np.uint8))
     canvas = np.array(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
     grain = _noise(rng, height, width, rng.uniform(2, 9)) * rng.uniform(3, 20)
-    return canvas + grain[..., None] * _direction(rng)
+    return canvas + grain[..., None]
 
 
 def _clutter(rng: Generator, canvas: Canvas) -> None:
@@ -188,7 +190,7 @@ def _clutter(rng: Generator, canvas: Canvas) -> None:
 
 
 def _patch(rng: Generator, canvas: Canvas) -> None:
-    """An irregular, tinted and textured blob."""
+    """An irregular, textured, almost grey blob."""
     reach = 30.0
     height, width = canvas.shape[:2]
     x, y = rng.uniform(0, width), rng.uniform(0, height)
@@ -200,7 +202,7 @@ def _patch(rng: Generator, canvas: Canvas) -> None:
     plane = Image.new("L", (below.shape[1], below.shape[0]))
     ImageDraw.Draw(plane).polygon([(x, y) for x, y in outline.tolist()], fill=255)
     pattern = TEXTURES[int(rng.integers(len(TEXTURES)))](rng, below.shape[0], below.shape[1], rng.uniform(3, 12))
-    tint = _colour(rng, -45, 45) + pattern[..., None] * rng.uniform(0, 30)
+    tint = rng.uniform(-45, 45) + _colour(rng, -10, 10) + pattern[..., None] * rng.uniform(0, 30)
     below += (_blurred(_plane(plane), rng.uniform(0.5, 4)) * rng.uniform(0.4, 1))[..., None] * tint
 
 
@@ -209,7 +211,7 @@ def _stroke(rng: Generator, cover: ImageDraw.ImageDraw, colours: ImageDraw.Image
     steps = rng.normal(0, 22, size=(3, 2))
     points = [(x, y) for x, y in (rng.uniform(0, SIDES[1], size=2) + np.cumsum(steps, axis=0)).tolist()]
     width = int(rng.integers(1, 5))
-    red, green, blue = rng.integers(0, 256, size=3).tolist()
+    red, green, blue = (int(rng.integers(20, 236)) + rng.integers(-20, 21, size=3)).tolist()
     colours.line(points, fill=(red, green, blue), width=width + 8, joint="curve")
     cover.line(points, fill=int(rng.integers(75, 256)), width=width, joint="curve")
 
@@ -218,7 +220,7 @@ def _camera(rng: Generator, canvas: Canvas) -> NDArray[np.uint8]:
     """The finished picture: slightly out of focus, with sensor noise."""
     exposed = np.clip(canvas, 0, 255).astype(np.uint8)
     focused = Image.fromarray(exposed).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.8)))
-    noise = rng.standard_normal(size=canvas.shape, dtype=np.float32) * rng.uniform(1, 8)
+    noise = rng.standard_normal(size=canvas.shape, dtype=np.float32) * rng.uniform(1, 6)
     noisy = np.asarray(focused, dtype=np.float32) + noise
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
@@ -249,12 +251,6 @@ def _direction(rng: Generator) -> Colour:
     """A random direction in RGB, its largest component 1 in size."""
     vector = rng.standard_normal(size=3, dtype=np.float32)
     return vector / np.abs(vector).max()
-
-
-def _reflected(colour: Colour) -> Colour:
-    """A colour brought into 15..240 by reflection, which keeps its contrast, as clipping would not."""
-    colour = np.where(colour < 15, 30 - colour, colour)
-    return np.clip(np.where(colour > 240, 480 - colour, colour), 15, 240)
 
 
 def _waves(rng: Generator, height: int, width: int, wavelength: float) -> tuple[Plane, Plane]:
@@ -300,6 +296,9 @@ def _sand(rng: Generator, height: int, width: int, wavelength: float) -> Plane:
 
 
 # One for each class, in the order of CLASSES.
+COLOURS: NDArray[np.float32] = np.array(
+    [(215, 60, 50), (60, 110, 225), (60, 180, 75), (225, 185, 40), (170, 70, 205), (40, 190, 190)], dtype=np.float32
+)
 TEXTURES: tuple[Callable[[Generator, int, int, float], Plane], ...] = (
     _blotches,
     _checks,
