@@ -38,11 +38,12 @@ def test_both_readers_train_and_evaluate(tmp_path, profile, classes):
 
 
 @pytest.mark.slow
-def test_the_demo_reaches_ap_40_and_the_oracle_gains(tmp_path):
+def test_the_demo_trains_detectors_and_shows_what_the_true_iou_is_worth(tmp_path):
+    """Measured when the profile was made: AP50 61.5 by class score, and 9 points of AP more with the true IoU."""
     qrepro("demo", "--out", tmp_path, "--data", tmp_path / "shapes")
     for recipe in ("retinanet_r50", "grad_r50"):
         rules = metrics(tmp_path, recipe)["rules"]
-        assert rules["class"]["AP"] >= 40
+        assert rules["class"]["AP50"] >= 55
         assert max(v["AP"] for k, v in rules.items() if k.startswith("oracle")) > rules["class"]["AP"] + 5
     assert (tmp_path / "report" / "index.html").exists()
 
@@ -55,4 +56,4 @@ def test_bccd_is_not_below_a_plain_torchvision_retinanet(tmp_path):
     qrepro("train", "retinanet_r50_600", *options)
     qrepro("eval", "retinanet_r50_600", *options)
     rules = metrics(tmp_path, "retinanet_r50_600")["rules"]
-    assert rules["class"]["AP"] >= 52.9 and rules["class"]["AP50"] >= 88
+    assert rules["class"]["AP"] >= 52.9 and rules["class"]["AP50"] >= 89.0

@@ -19,7 +19,10 @@ def demo(
     device: o.Device = None,
 ) -> None:
     """Make data, train RetinaNet without and with an IoU branch, evaluate with the oracle, write tables, report."""
+    from analysis.figures import figures
     from analysis.report import build_report
+    from analysis.results import load_run
+    from analysis.summary import headline_rows
     from qrepro.cli import show
     from qrepro.cli.evaluate import evaluate_choice
     from qrepro.cli.tables import write_tables
@@ -36,20 +39,11 @@ def demo(
             train_choice(choice, resume=resume, overwrite=not resume, device=device)
         if not choice.run.judged():
             evaluate_choice(choice, oracle=True, alphas=ALPHAS, device=device)
+    runs = [load_run(choice.run.path) for choice in choices]
+    for stem, drawn in figures(runs).items():
+        drawn.save(out / "figures" / stem)
     written = write_tables(None, None, "both", out, out / "tables")
     page = build_report(out, out / "report")
-    _summary([choice.run.path for choice in choices])
-    show.console.print(f"tables: {len(written)} in {out / 'tables'}", soft_wrap=True)
+    show.table(headline_rows(runs), "How good are the boxes ranked, and how good could they be?")
+    show.console.print(f"tables: {len(written)} in {out / 'tables'}, figures in {out / 'figures'}", soft_wrap=True)
     show.console.print(f"report: {page}", soft_wrap=True)
-
-
-def _summary(folders: list[Path]) -> None:
-    """What the demo shows, in one table."""
-    from analysis.results import load_run
-    from analysis.summary import headline_rows
-    from qrepro.cli import show
-
-    show.table(
-        headline_rows([load_run(folder) for folder in folders]),
-        "How good are the boxes ranked, and how good could they be?",
-    )
