@@ -32,6 +32,7 @@ TINY = [
     "neck.channels=16",
     "head.width=16",
     "head.convs=1",
+    "head.groups=4",
 ]
 
 
