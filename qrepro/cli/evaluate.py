@@ -75,8 +75,8 @@ def evaluate_choice(
     from analysis.results import read_truths
     from analysis.summary import summarise
     from qrepro.cli import show
-    from qrepro.engine import checkpoint as checkpoints
     from qrepro.engine.atomic import write_text
+    from qrepro.engine.checkpoint import restore_detector
     from qrepro.engine.distributed import pick
     from qrepro.engine.pictures import open_split
     from qrepro.engine.predict import predict, write_frame, write_truths
@@ -89,7 +89,7 @@ def evaluate_choice(
         raise ValueError(
             f"checkpoint {weights}: no such file; train it with `qrepro train {recipe.name} --profile {recipe.profile}`"
         )
-    detector = checkpoints.restore_detector(recipe, weights)
+    detector, step = restore_detector(recipe, weights)
     annotations = open_split(recipe, choice.data, split or recipe.data.eval)
     with show.counting("evaluating", len(annotations)) as report:
         outputs = predict(
@@ -117,7 +117,7 @@ def evaluate_choice(
         "split": annotations.name,
         "images": len(annotations),
         "checkpoint": str(weights),
-        "step": checkpoints.load(weights)["step"],
+        "step": step,
         **summarise(read_truths(folder / "truths.json"), detections, engine),
     }
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1))

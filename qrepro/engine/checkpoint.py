@@ -90,8 +90,8 @@ def evaluated(state: State) -> Detector:
     return cast(Detector, state.average.module) if state.average else state.model
 
 
-def restore_detector(recipe: Recipe, path: Path) -> Detector:
-    """The trained network of a checkpoint, averaged weights where they were kept."""
+def restore_detector(recipe: Recipe, path: Path) -> tuple[Detector, int]:
+    """The trained network of a checkpoint, averaged weights where they were kept, and the step it was saved at."""
     content = load(path)
     fit(content, recipe, path)
     model = build_detector(recipe)
@@ -100,4 +100,4 @@ def restore_detector(recipe: Recipe, path: Path) -> Detector:
         model.load_state_dict(content["model"])
     else:
         model.load_state_dict({k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")})
-    return model
+    return model, content["step"]
