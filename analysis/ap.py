@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.results import BOX, Truths, check_detections
+from analysis.detections import check_detections
+from analysis.matching import AREAS, COCO_THRESHOLDS
+from analysis.truths import BOX, Truths
 
-COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # pycocotools' own values, to the last bit
-AREAS = ("all", "small", "medium", "large")  # any; below 32^2; 32^2 to 96^2; above 96^2 px^2 of the truth's `area`
 ENGINES = ("hotcoco", "pycocotools")
 
 
@@ -99,7 +99,7 @@ def ap_metrics(result: APResult) -> dict[str, float]:
     metrics = {"AP": _percent(precision[:, :, :, 0, -1])}
     for index, threshold in enumerate(result.thresholds):
         metrics[threshold_name(threshold)] = _percent(precision[index, :, :, 0, -1])
-    for index, area in enumerate(AREAS[1:], start=1):
+    for index, area in enumerate(list(AREAS)[1:], start=1):
         metrics[f"AP{area[0].upper()}"] = _percent(precision[:, :, :, index, -1])
     for index, limit in enumerate(result.limits):
         metrics[f"AR{limit}"] = _percent(recall[:, :, 0, index])

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from analysis.matching import iou_eval
 from analysis.oracle import BASELINE, alpha_rows
+from analysis.overlap import iou_eval
 from analysis.plots import SAMPLE, Plot, ap_vs_alpha, estimate_vs_iou, iou_gradient, loss_curves, score_vs_iou
-from analysis.results import Run
+from analysis.runs import Run
 from analysis.summary import by_recipe, estimates, has_estimate, summary_rows
 
 PANELS = 6  # more scatter panels than this in one figure are too small to read

@@ -19,7 +19,7 @@ from analysis import page
 from analysis.figures import estimate_clouds, score_clouds, sweeps
 from analysis.oracle import alpha_rows
 from analysis.plots import loss_curves
-from analysis.results import Run, find_runs
+from analysis.runs import Run, find_runs
 from analysis.summary import by_recipe, mean_metrics, positive_correlation, summary_rows
 from analysis.tables import read_table
 

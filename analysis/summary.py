@@ -11,9 +11,10 @@ import pandas as pd
 
 from analysis.ap import ap_metrics, choose_engine, class_metrics, evaluate
 from analysis.correlation import correlation_rows
-from analysis.matching import iou_eval
 from analysis.oracle import alpha_rows, best_rows, oracle_gain
-from analysis.results import Run, Truths
+from analysis.overlap import iou_eval
+from analysis.runs import Run
+from analysis.truths import Truths
 from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
 
 

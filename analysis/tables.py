@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.correlation import correlation_rows
 from analysis.oracle import parse_rule
-from analysis.results import Run
+from analysis.runs import Run
 
 TRACES = ["recipe", "overrides", "rule", "profile", "seeds", "hash", "commit", "images"]
 MEASURED, SPREAD = "_measured", "_sd"

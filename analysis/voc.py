@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.ap import COCO_THRESHOLDS, threshold_name
-from analysis.matching import pair_iou, pairs_by_key
-from analysis.results import BOX, Truths, check_detections
+from analysis.ap import threshold_name
+from analysis.detections import check_detections
+from analysis.matching import COCO_THRESHOLDS
+from analysis.overlap import pair_iou, pairs_by_key
+from analysis.truths import BOX, Truths
 
 INTERPOLATIONS = ("11-point", "all-point")
 

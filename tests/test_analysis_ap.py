@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ap import COCO_THRESHOLDS, ap_metrics, choose_engine, class_metrics, evaluate
-from analysis.results import BOX, Truths
+from analysis.ap import ap_metrics, choose_engine, class_metrics, evaluate
+from analysis.matching import COCO_THRESHOLDS
+from analysis.truths import BOX, Truths
 
 ENGINES = ["hotcoco", "pycocotools"]
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.report import build_report, trace_rows
-from analysis.results import find_runs
+from analysis.runs import find_runs
 from analysis.summary import mean_metrics, summary_rows
 
 SCRIPT = "<script>alert(1)</script>"

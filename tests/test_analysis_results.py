@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.results import DETECTION_COLUMNS, find_runs, load_run, read_detections, read_log, read_truths
+from analysis.detections import DETECTION_COLUMNS, read_detections
+from analysis.runs import find_runs, load_run, read_log
+from analysis.truths import read_truths
 
 TRUTHS = {
     "images": [{"id": 5, "file_name": "a.png", "width": 64, "height": 48}, {"id": 2, "file_name": "b.png"}],

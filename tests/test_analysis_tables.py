@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from analysis.results import load_run
+from analysis.runs import load_run
 from analysis.tables import (
     display,
     is_number,

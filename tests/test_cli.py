@@ -120,8 +120,8 @@ def test_oracle_and_estimate_come_from_the_same_pass(trained):
 
 def test_iou_truth_of_detections_equals_that_of_the_analysis(trained):
     """Computed in the network's pixels by torch, and from the files in original pixels by numpy."""
-    from analysis.matching import iou_truth
-    from analysis.results import load_run
+    from analysis.overlap import iou_truth
+    from analysis.runs import load_run
 
     found = load_run(next(trained.glob("iou_aware/grad_r50*/shapes/seed0")))
     frame = found.detections("class")

@@ -12,7 +12,8 @@ from qrepro.cli import options as o
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.results import Run, Truths
+    from analysis.runs import Run
+    from analysis.truths import Truths
 
 app = typer.Typer(
     help="Analyses of finished evaluations; tables as CSV and markdown, figures as PNG, SVG and CSV.",
@@ -98,7 +99,7 @@ def plot(
 
 def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
     """Evaluated runs in the folders that were named, or in all of the results."""
-    from analysis.results import find_runs
+    from analysis.runs import find_runs
 
     found = [run for path in paths or [results] for run in find_runs(path)]
     runs = [run for run in found if run.evaluated]
@@ -112,7 +113,8 @@ def _foreign(
     detections: Path | None, annotations: Path | None, runs: list[Path] | None
 ) -> tuple[str, Truths, pd.DataFrame] | None:
     """Name, ground truth and detections of another detector, where its files were given."""
-    from analysis.results import read_detections, read_truths
+    from analysis.detections import read_detections
+    from analysis.truths import read_truths
 
     if detections is None and annotations is None:
         return None

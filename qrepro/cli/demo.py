@@ -21,7 +21,7 @@ def demo(
     """Make data, train RetinaNet without and with an IoU branch, evaluate with the oracle, write tables, report."""
     from analysis.figures import figures
     from analysis.report import build_report
-    from analysis.results import load_run
+    from analysis.runs import load_run
     from analysis.summary import headline_rows
     from qrepro.cli import show
     from qrepro.cli.evaluate import evaluate_choice

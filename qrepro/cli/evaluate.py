@@ -72,8 +72,8 @@ def evaluate_choice(
 ) -> None:
     """Predict, write detections, positives and metrics into the run folder, and print the table."""
     from analysis.ap import choose_engine
-    from analysis.results import read_truths
     from analysis.summary import summarise
+    from analysis.truths import read_truths
     from qrepro.cli import show
     from qrepro.engine.atomic import write_text
     from qrepro.engine.checkpoint import restore_detector

@@ -13,7 +13,7 @@ from qrepro.cli import options as o
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.results import Run
+    from analysis.runs import Run
     from qrepro.recipe import Recipe
 
 
@@ -84,7 +84,7 @@ def _runs_of(
     printed: pd.DataFrame, results: Path, only: list[str] | None
 ) -> tuple[dict[tuple[str, str], list[Run]], list[str]]:
     """Finished runs by (row, profile), found by what they trained and not by name; and what deviates, for a note."""
-    from analysis.results import find_runs
+    from analysis.runs import find_runs
     from qrepro.recipe.load import profiles
 
     for name in only or []:

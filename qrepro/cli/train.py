@@ -78,7 +78,7 @@ def train_choice(
 def _judge(choice: o.Choice, workers: int | None) -> Callable[[Detector], float]:
     """AP of a model by the recipe's own rule, for the choice of the best checkpoint."""
     from analysis.ap import ap_metrics, evaluate
-    from analysis.results import read_truths
+    from analysis.truths import read_truths
     from qrepro.engine.pictures import open_split
     from qrepro.engine.predict import predict, write_truths
     from qrepro.quality import Rule

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pycocotools import mask
 
-import analysis.matching
-from analysis.matching import iou_eval, iou_truth, pair_iou
-from analysis.results import BOX
+import analysis.overlap
+from analysis.overlap import iou_eval, iou_truth, pair_iou
+from analysis.truths import BOX
 from test_analysis_ap import make_detections, make_truths, random_case
 
 
@@ -34,7 +34,7 @@ def test_no_truth_no_detection_no_area():
 def test_random_cases_agree_with_pycocotools_in_blocks_of_any_size(monkeypatch):
     compared = 0
     for seed in range(40):
-        monkeypatch.setattr(analysis.matching, "_PAIRS_AT_ONCE", [1, 7, 10**6][seed % 3])
+        monkeypatch.setattr(analysis.overlap, "_PAIRS_AT_ONCE", [1, 7, 10**6][seed % 3])
         truths, found = random_case(seed)
         objects = truths.annotations.query("iscrowd == 0")
         own, any_class = iou_eval(truths, found), iou_truth(truths, found)
