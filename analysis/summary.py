@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,29 +18,30 @@ from analysis.truths import Truths
 from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
 
 
-def summarise(truths: Truths, detections: Mapping[str, pd.DataFrame], engine: str | None = None) -> dict[str, Any]:
+def summarise(
+    truths: Truths, detections: Iterable[tuple[str, pd.DataFrame]], engine: str | None = None, voc: bool = False
+) -> dict[str, Any]:
     """Metrics in percent of detection sets by rule: {engine, rules, classes, voc}, as `metrics.json` holds them.
 
+    detections: (rule, frame) pairs, read one at a time.   voc: whether PASCAL's metrics are wanted too.
     rules: {rule: AP, AP50, AP55 ... AP95, APS, APM, APL, AR...}; classes: {rule: rows per category};
     voc: {rule: {interpolation: mAP family by PASCAL matching}}.
     """
-    engine = choose_engine(engine)
-    results = {rule: evaluate(truths, frame, engine=engine) for rule, frame in detections.items()}
-    return {
-        "engine": engine,
-        "rules": {rule: ap_metrics(result) for rule, result in results.items()},
-        "classes": {rule: class_metrics(result) for rule, result in results.items()},
-        "voc": {
-            rule: {kind: voc_metrics(evaluate_voc(truths, frame, interpolation=kind)) for kind in INTERPOLATIONS}
-            for rule, frame in detections.items()
-        },
-    }
+    summary: dict[str, Any] = {"engine": choose_engine(engine), "rules": {}, "classes": {}, "voc": {}}
+    for rule, frame in detections:
+        result = evaluate(truths, frame, engine=summary["engine"])
+        summary["rules"][rule] = ap_metrics(result)
+        summary["classes"][rule] = class_metrics(result)
+        if voc:
+            kinds = {kind: evaluate_voc(truths, frame, interpolation=kind) for kind in INTERPOLATIONS}
+            summary["voc"][rule] = {kind: voc_metrics(value) for kind, value in kinds.items()}
+    return summary
 
 
 def metric_rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A summary as rows {run, rule, metric, <AP family>}, metric being COCO or one of the VOC interpolations."""
     rows = [{"run": name, "rule": rule, "metric": "COCO", **values} for rule, values in summary["rules"].items()]
-    for rule, kinds in summary.get("voc", {}).items():
+    for rule, kinds in summary["voc"].items():
         rows += [{"run": name, "rule": rule, "metric": f"VOC {kind}", **values} for kind, values in kinds.items()]
     return rows
 

@@ -55,6 +55,10 @@ class Priors:
         device = self.boxes.device
         return torch.arange(len(self.counts), device=device).repeat_interleave(torch.tensor(self.counts, device=device))
 
+    def centres(self) -> Tensor:
+        """(R, 2) x, y of the centre of each prior box, pixels."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
     def inside(self, sizes: Tensor) -> Tensor:
         """(B, R) bool: the prior's cell begins inside the image of size (B, 2) height, width in pixels."""
         return (self.cells[None] < sizes.flip(-1)[:, None]).all(-1)
@@ -152,9 +156,23 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def best_iou(boxes: Tensor, truths: Truths) -> Tensor:
-    """IoU_truth (arXiv 1912.05992): (B, N) max IoU of boxes (B, N, 4) with any truth of any class, 0 for none."""
+def nearest_truth(boxes: Tensor, truths: Truths) -> tuple[Tensor, Tensor]:
+    """(B, N) max IoU of boxes (B, N, 4) with any truth of any class, 0 for none, and (B, N) which truth it is.
+
+    The IoU is IoU_truth of IoU-aware RetinaNet (arXiv 1912.05992).
+    """
     if truths.boxes.shape[1] == 0:
-        return boxes.new_zeros(boxes.shape[:2])
+        return boxes.new_zeros(boxes.shape[:2]), torch.zeros(boxes.shape[:2], dtype=torch.int64, device=boxes.device)
     iou = pairwise_iou(truths.boxes, boxes)  # (B, G, N)
-    return iou.masked_fill_(~truths.valid[..., None], 0).amax(1)
+    best = iou.masked_fill_(~truths.valid[..., None], 0).max(1)
+    return best.values, best.indices
+
+
+def centerness(points: Tensor, boxes: Tensor) -> Tensor:
+    """Centerness (...,) of points (..., 2) in boxes (..., 4), FCOS (arXiv 1904.01355) eq. 3; 0 outside.
+
+    sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) of the distances to the four sides.
+    """
+    first, second = points - boxes[..., :2], boxes[..., 2:] - points
+    near, far = torch.minimum(first, second).clamp(min=0), torch.maximum(first, second)
+    return (near / far.clamp(min=UNION_FLOOR)).prod(-1).sqrt()

@@ -1,4 +1,8 @@
-"""From dense scores to a short ranked list: candidates, non-maximum suppression, the best of an image."""
+"""From dense scores to a short ranked list: candidates, non-maximum suppression, the best of an image.
+
+Equal scores are ordered by location, then by class, and suppression does not depend on which other candidates there
+are, so that the same candidates give the same detections whether they come from a network or from a file.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,56 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
+
+from qrepro.boxes import pairwise_iou
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Scored (location, class) pairs of one image in order of location, then class; N of them.
+
+    log_score: (N,); label, location, level: (N,) int64; boxes: (N, 4) clipped, in pixels of any one frame.
+    """
+
+    log_score: Tensor
+    label: Tensor
+    location: Tensor
+    level: Tensor
+    boxes: Tensor
+
+    def take(self, index: Tensor) -> Candidates:
+        """The candidates at an index or mask."""
+        return Candidates(
+            self.log_score[index], self.label[index], self.location[index], self.level[index], self.boxes[index]
+        )
 
 
 @dataclass(frozen=True)
 class Kept:
     """Detections of one image, best first, K of them.
 
-    score: (K,) probability; label: (K,) class index; location: (K,) index into the image's dense outputs.
+    score: (K,) probability; label: (K,) class index; location: (K,) index into the image's dense outputs;
+    candidate: (K,) index into the candidates they were chosen from.
     """
 
     score: Tensor
     label: Tensor
     location: Tensor
+    candidate: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcess:
-    """Candidate rule, NMS and cut of a recipe.
+    """Candidate rule, suppression and cut of a recipe.
 
     candidates: `locations` keeps the `per_level` best locations of a level by their largest score and then applies the
     threshold to each of their classes (IoU-aware RetinaNet's code); `pairs` applies the threshold first and keeps the
     `per_level` best (location, class) pairs (MMDetection 3).
-    threshold: on the fused score; nms: IoU at which a lower-scored box of the same class is dropped; keep: per image.
+    threshold: on the fused score; keep: detections per image.
+    suppression: `hard` drops boxes that overlap a better one of their class by an IoU above `nms`; `linear` multiplies
+    their score by 1 - IoU instead, `gaussian` that of every box by exp(-IoU^2 / sigma) (Soft-NMS, arXiv 1704.04503,
+    eq. 2 and 3), and what falls below `soft_floor` is dropped.
     """
 
     candidates: Literal["locations", "pairs"] = "locations"
@@ -38,37 +69,98 @@ class PostProcess:
     threshold: float = 0.05
     nms: float = 0.5
     keep: int = 100
+    suppression: Literal["hard", "linear", "gaussian"] = "hard"
+    sigma: float = 0.5
+    soft_floor: float = 0.001
 
-    def __call__(self, log_score: Tensor, boxes: Tensor, counts: tuple[int, ...]) -> list[Kept]:
-        """Detections per image of log scores (B, R, C) and clipped boxes (B, R, 4); counts: locations per level."""
-        usable = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1)
-        log_score = log_score.masked_fill(~usable[..., None], -torch.inf)
-        return [self._image(s, b, counts) for s, b in zip(log_score, boxes, strict=True)]
+    def __call__(self, log_score: Tensor, boxes: Tensor, level: Tensor) -> list[Kept]:
+        """Detections per image of log scores (B, R, C), clipped boxes (B, R, 4) and the level (R,) of each location."""
+        detections = []
+        for scores, image_boxes in zip(log_score, boxes, strict=True):
+            location, label = (scores > self.log_threshold).nonzero(as_tuple=True)
+            found = Candidates(
+                scores[location, label], label, location, level[location], image_boxes[location].contiguous()
+            )
+            detections.append(self.choose(found))
+        return detections
 
-    def _image(self, log_score: Tensor, boxes: Tensor, counts: tuple[int, ...]) -> Kept:
-        log_threshold = torch.tensor(self.threshold).log().item() if self.threshold > 0 else -torch.inf
-        select = self._locations if self.candidates == "locations" else self._pairs
-        parts, start = [], 0
-        for level in log_score.split(counts):
-            location, label = select(level, log_threshold)
-            parts.append((level[location, label], label, location + start))
-            start += len(level)
-        score, label, location = (torch.cat(column) for column in zip(*parts, strict=True))
-        score = score.exp()
-        best = batched_nms(boxes[location], score, label, self.nms)[: self.keep]
-        return Kept(score[best], label[best], location[best])
+    @property
+    def log_threshold(self) -> float:
+        """Log of the threshold, in float32 as the scores are."""
+        return torch.tensor(self.threshold).log().item() if self.threshold > 0 else -torch.inf
 
-    def _locations(self, level: Tensor, log_threshold: float) -> tuple[Tensor, Tensor]:
-        """(location, label) of the candidates of one level (L, C)."""
-        best = level.amax(1).topk(min(self.per_level, len(level))).indices
-        kept, label = (level[best] > log_threshold).nonzero(as_tuple=True)
-        return best[kept], label
+    def choose(self, found: Candidates) -> Kept:
+        """The detections among candidates of one image."""
+        sides = found.boxes[:, 2:] - found.boxes[:, :2]
+        usable = ((sides > 0).all(-1) & (found.log_score > self.log_threshold)).nonzero()[:, 0]
+        usable = usable[self._within_level(found.take(usable))]
+        chosen = found.take(usable)
+        boxes = _apart(chosen.boxes, chosen.label)
+        if self.suppression == "hard":
+            best, score = self._hard(chosen.log_score, boxes)
+        else:
+            best, score = self._soft(chosen.log_score.exp(), boxes)
+        return Kept(score, chosen.label[best], chosen.location[best], usable[best])
 
-    def _pairs(self, level: Tensor, log_threshold: float) -> tuple[Tensor, Tensor]:
-        """(location, label) of the candidates of one level (L, C)."""
-        location, label = (level > log_threshold).nonzero(as_tuple=True)
-        best = level[location, label].topk(min(self.per_level, len(location))).indices
-        return location[best], label[best]
+    def _within_level(self, found: Candidates) -> Tensor:
+        """(N,) mask of the candidates that the limit per level leaves."""
+        if self.candidates == "locations":
+            location, unit = torch.unique_consecutive(found.location, return_inverse=True)
+            lowest = torch.full((len(location),), -torch.inf, device=location.device)
+            best = lowest.scatter_reduce(0, unit, found.log_score, "amax")
+            level = torch.zeros_like(location).scatter_(0, unit, found.level)
+        else:
+            unit = torch.arange(len(found.log_score), device=found.log_score.device)
+            best, level = found.log_score, found.level
+        kept = torch.ones_like(level, dtype=torch.bool)
+        for number, count in enumerate(level.bincount().tolist()):
+            if count > self.per_level:
+                members = (level == number).nonzero()[:, 0]
+                kept[members[best[members].argsort(descending=True, stable=True)[self.per_level :]]] = False
+        return kept[unit]
+
+    def _hard(self, log_score: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the survivors, best first, and their scores.
+
+        Whether a box survives depends on better ones only, so a head of the ranking is enough once it yields `keep`.
+        """
+        order = log_score.argsort(descending=True, stable=True)
+        size = 4 * self.keep
+        while True:
+            head = order[:size]
+            best = head[nms(boxes[head], log_score[head].double(), self.nms)[: self.keep]]
+            if len(best) == self.keep or size >= len(order):
+                return best, log_score[best].exp()
+            size *= 4
+
+    def _soft(self, score: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the `keep` best under decaying scores, best first, and their decayed scores."""
+        left, chosen, scores = score.clone(), [], []
+        for _ in range(min(self.keep, len(score))):
+            best = left.argmax()
+            if left[best] < self.soft_floor:
+                break
+            chosen.append(best)
+            scores.append(left[best].clone())
+            iou = pairwise_iou(boxes[best][None], boxes)[0].float()
+            if self.suppression == "linear":
+                left = left * torch.where(iou > self.nms, 1 - iou, 1.0)
+            else:
+                left = left * (-(iou**2) / self.sigma).exp()
+            left[best] = -1.0
+        if not chosen:
+            return torch.zeros(0, dtype=torch.int64, device=score.device), score[:0]
+        return torch.stack(chosen), torch.stack(scores)
+
+
+def _apart(boxes: Tensor, label: Tensor) -> Tensor:
+    """Boxes (N, 4) moved so that classes do not overlap, float64.
+
+    The step is a power of two, so that boxes are moved without rounding whatever the largest of them is.
+    """
+    boxes = boxes.double()
+    step = 2.0 ** (boxes.max() + 1).log2().ceil() if len(boxes) else 0.0
+    return boxes + (label * step)[:, None]
 
 
 POSTPROCESSES: dict[str, Callable[..., PostProcess]] = {"nms": PostProcess}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from qrepro.boxes import Anchors, Truths, aligned_giou, aligned_iou, best_iou, clip, pairwise_iou
+from qrepro.boxes import Anchors, Truths, aligned_giou, aligned_iou, centerness, clip, nearest_truth, pairwise_iou
 from qrepro.represent import Delta
 
 
@@ -25,16 +25,16 @@ def test_iou_equals_torchvision_on_random_boxes():
     torch.testing.assert_close(aligned_giou(boxes[0], boxes[1]), generalized_box_iou(boxes[0], boxes[1]).diagonal())
 
 
-def test_best_iou_ignores_padding_and_empty_images():
+def test_nearest_truth_ignores_padding_and_empty_images():
     truths = Truths(
         torch.tensor([[[0.0, 0, 2, 2], [10, 10, 12, 12]]] * 2),
         torch.zeros(2, 2, dtype=torch.int64),
         torch.tensor([[True, False], [False, False]]),
     )
     boxes = torch.tensor([[[0.0, 0, 2, 1], [10, 10, 12, 12]]] * 2)
-    torch.testing.assert_close(best_iou(boxes, truths), torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(nearest_truth(boxes, truths)[0], torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
     none = Truths(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
-    assert best_iou(boxes, none).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert nearest_truth(boxes, none)[0].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_clip_uses_height_and_width_in_order():
@@ -75,3 +75,10 @@ def test_delta_equals_mmdetection(golden, name, stds):
     torch.testing.assert_close(
         box.decode(box.encode(ref["targets"], priors), priors), ref["targets"], rtol=1e-4, atol=1e-3
     )
+
+
+def test_centerness_by_hand():
+    """Distances 1, 3 and 2, 2: sqrt(1/3 * 1); in the middle 1; on the edge and outside 0."""
+    points = torch.tensor([[1.0, 2.0], [2.0, 2.0], [0.0, 2.0], [5.0, 2.0]])
+    box = torch.tensor([0.0, 0.0, 4.0, 4.0]).expand(4, 4)
+    torch.testing.assert_close(centerness(points, box), torch.tensor([3**-0.5, 1.0, 0.0, 0.0]))

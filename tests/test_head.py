@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import logsigmoid
 
 from conftest import GOLDEN
 from qrepro.assign import MaxIoU
@@ -14,7 +15,7 @@ from qrepro.detector import Detector, Head, Prediction
 from qrepro.losses import focal_loss, smooth_l1_loss
 from qrepro.objective import Objective, Term
 from qrepro.postprocess import PostProcess
-from qrepro.quality import ConvQuality, NoQuality, Rule, fuse, log_estimate
+from qrepro.quality import ConvQuality, NoQuality, Rule, fuse
 from qrepro.represent import Delta
 from qrepro.target import hard
 
@@ -78,8 +79,8 @@ def test_losses_and_gradients_equal_mmdetection(case):
 def test_detections_equal_mmdetection(case):
     ref, _, _, prediction, _, sizes = case
     boxes = clip(Delta().decode(prediction.raw, prediction.priors), sizes)
-    score = fuse(log_estimate(prediction.cls), None, Rule())
-    found = PostProcess(candidates="pairs")(score, boxes, prediction.priors.counts)
+    score = fuse(logsigmoid(prediction.cls), None, Rule())
+    found = PostProcess(candidates="pairs")(score, boxes, prediction.priors.level())
     for i, kept in enumerate(found):
         torch.testing.assert_close(kept.score, ref[f"pred{i}_scores"], rtol=1e-5, atol=1e-6)
         assert torch.equal(kept.label, ref[f"pred{i}_labels"])
@@ -130,7 +131,7 @@ def test_whole_detector_equals_mmdetection():
             torch.testing.assert_close(level, expected[f"out{output}_level{i}"], rtol=1e-4, atol=1e-4)
     sizes = torch.tensor([image.shape[-2:]])
     boxes = clip(model.decode(prediction), sizes)
-    (kept,) = PostProcess(candidates="pairs")(log_estimate(prediction.cls), boxes, prediction.priors.counts)
+    (kept,) = PostProcess(candidates="pairs")(logsigmoid(prediction.cls), boxes, prediction.priors.level())
     torch.testing.assert_close(kept.score, torch.from_numpy(ref["pred_scores"]), rtol=1e-4, atol=1e-6)
     assert torch.equal(kept.label, torch.from_numpy(ref["pred_labels"]))
     torch.testing.assert_close(boxes[0, kept.location], torch.from_numpy(ref["pred_boxes"]), rtol=1e-4, atol=1e-2)

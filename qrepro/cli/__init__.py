@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from qrepro.cli import analyze, data, demo, evaluate, recipes, tables, train
+from qrepro.cli import analyze, data, demo, evaluate, recipes, rescore, tables, train
 from qrepro.cli.failure import guarded
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("rescore")(rescore.rescore)
 app.add_typer(analyze.app, name="analyze")
 app.command("tables")(tables.tables)
 app.command("report")(tables.report)

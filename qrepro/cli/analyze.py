@@ -48,7 +48,7 @@ def ap(
 
     if foreign := _foreign(detections, annotations, runs):
         name, truths, frame = foreign
-        summaries = {name: summarise(truths, {"as scored": frame}, engine)}
+        summaries = {name: summarise(truths, [("as scored", frame)], engine)}
     else:
         summaries = {run.name: run.metrics for run in chosen(runs, results)}
     _write([row for name, summary in summaries.items() for row in metric_rows(name, summary)], "ap", results, out)

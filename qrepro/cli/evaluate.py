@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qrepro.cli import options as o
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.truths import Truths
     from qrepro.quality import Rule
+    from qrepro.recipe import Recipe
 
 
 def evaluate(
@@ -28,9 +33,21 @@ def evaluate(
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option("--rule", help="class, product, power-ALPHA, or oracle- before the last two; repeatable."),
+        typer.Option(
+            "--rule",
+            help="class, product or power-ALPHA; with truth in the place of an output: oracle[-WHAT][@WHERE][+zero]- "
+            "before it, WHAT iou, centerness, box, class or class_iou, WHERE nearest or positives (the assigner's), "
+            "+zero: scores that are not overwritten become 0. Repeatable.",
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Split to evaluate on. [default: the profile's]")] = None,
+    save_candidates: Annotated[
+        bool, typer.Option("--save-candidates", help="Store candidates before NMS for `qrepro rescore`.")
+    ] = False,
+    floor: Annotated[float, typer.Option("--floor", help="Store candidates of a class score above this.")] = 0.001,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Store at most so many candidates an image; 0 for all.")
+    ] = 10_000,
     engine: Annotated[
         str | None, typer.Option("--engine", help="hotcoco or pycocotools. [default: hotcoco where it is installed]")
     ] = None,
@@ -52,6 +69,7 @@ def evaluate(
         alphas=alpha,
         names=rule,
         split=split,
+        store=(floor, limit) if save_candidates else None,
         engine=engine,
         device=device,
         workers=workers,
@@ -66,16 +84,19 @@ def evaluate_choice(
     alphas: list[str] | None = None,
     names: list[str] | None = None,
     split: str | None = None,
+    store: tuple[float, int] | None = None,
     engine: str | None = None,
     device: str | None = None,
     workers: int | None = None,
 ) -> None:
-    """Predict, write detections, positives and metrics into the run folder, and print the table."""
+    """Predict, write detections, positives and metrics into the run folder, and print the table.
+
+    store: floor of class score and limit an image (0: none) of the candidates to store.
+    """
     from analysis.ap import choose_engine
-    from analysis.summary import summarise
     from analysis.truths import read_truths
     from qrepro.cli import show
-    from qrepro.engine.atomic import write_text
+    from qrepro.engine.candidates import Floor
     from qrepro.engine.checkpoint import restore_detector
     from qrepro.engine.distributed import pick
     from qrepro.engine.pictures import open_split
@@ -99,33 +120,66 @@ def evaluate_choice(
             rules,
             device=pick(device),
             workers=o.reading_processes(recipe, workers),
+            store=Floor(store[0], store[1] or None) if store else None,
             report=report,
         )
-    detections, positives = outputs.frames()
-    folder = run.path if split in (None, recipe.data.eval) else run.path / f"split-{split.replace('/', '-')}"
+    folder = run.folder(split, recipe)
     if not run.card.exists():
         run.write_card(recipe, choice.seed, checkpoint=str(weights))
+    about = {"checkpoint": str(weights), "step": step}
+    if outputs.stored:
+        outputs.stored.write(folder / "candidates.parquet")
+    elif not _same_weights(folder / "metrics.json", about):
+        (folder / "candidates.parquet").unlink(missing_ok=True)
     write_truths(annotations, folder / "truths.json")
-    write_frame(positives, folder / "positives.parquet")
-    for stale in (folder / "detections").glob("*.parquet"):
+    write_frame(outputs.positives, folder / "positives.parquet")
+    about |= {"split": annotations.name, "images": len(annotations)}
+    publish(folder, outputs.detections.items(), recipe, read_truths(folder / "truths.json"), about, engine)
+
+
+def publish(
+    folder: Path,
+    detections: Iterable[tuple[str, pd.DataFrame]],
+    recipe: Recipe,
+    truths: Truths,
+    about: dict[str, Any],
+    engine: str | None,
+) -> None:
+    """Write detections by rule and their metrics into a folder, in place of earlier ones, and print the table."""
+    from analysis.summary import summarise
+    from qrepro.cli import show
+    from qrepro.engine.atomic import write_text
+    from qrepro.engine.predict import write_frame
+
+    written = set()
+
+    def writing() -> Iterator[tuple[str, pd.DataFrame]]:
+        for name, frame in detections:
+            path = folder / "detections" / f"{name}.parquet"
+            write_frame(frame, path)
+            written.add(path)
+            yield name, frame
+
+    voc = recipe.data.format == "voc"
+    summary = summarise(truths, writing(), engine, voc)
+    for stale in set((folder / "detections").glob("*.parquet")) - written:
         stale.unlink()  # of an earlier evaluation, perhaps of other weights
-    for name, frame in detections.items():
-        write_frame(frame, folder / "detections" / f"{name}.parquet")
-    metrics = {
-        "recipe": recipe.name,
-        "profile": recipe.profile,
-        "split": annotations.name,
-        "images": len(annotations),
-        "checkpoint": str(weights),
-        "step": step,
-        **summarise(read_truths(folder / "truths.json"), detections, engine),
-    }
+    metrics = {"recipe": recipe.name, "profile": recipe.profile, **about, **summary}
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1))
-    show.ap_table(metrics["rules"], f"{recipe.name} on {annotations.name}, {len(annotations)} images, {engine}")
-    if recipe.data.format == "voc":
-        shown = {f"{rule}, {kind}": values for rule, kinds in metrics["voc"].items() for kind, values in kinds.items()}
-        show.ap_table(shown, "VOC mAP")
+    title = f"{recipe.name} on {about['split']}, {about['images']} images, {summary['engine']}"
+    show.ap_table(summary["rules"], title)
+    if voc:
+        kinds = {f"{rule}, {kind}": v for rule, values in summary["voc"].items() for kind, v in values.items()}
+        show.ap_table(kinds, "VOC mAP")
     show.console.print(f"wrote {folder}", soft_wrap=True)
+
+
+def _same_weights(metrics: Path, about: dict[str, Any]) -> bool:
+    """Whether the metrics of a folder are of the same weights."""
+    if not metrics.is_file():
+        return False
+    before = json.loads(metrics.read_text(encoding="utf-8"))
+    return all(before.get(name) == value for name, value in about.items())
 
 
 def asked_rules(estimates: bool, own: str, oracle: bool, alphas: list[str], names: list[str]) -> list[Rule]:
@@ -134,7 +188,7 @@ def asked_rules(estimates: bool, own: str, oracle: bool, alphas: list[str], name
     estimates: whether the detector has a quality of its own; own: the recipe's rule; oracle: each power and product
     also with the true IoU.
     """
-    from qrepro.quality import Rule
+    from qrepro.quality import Oracle, Rule
 
     powers = [Rule("power", a) for text in alphas for a in parse_alphas(text)]
     asked = [Rule.parse(name) for name in names]
@@ -147,8 +201,9 @@ def asked_rules(estimates: bool, own: str, oracle: bool, alphas: list[str], name
             "--alpha: this detector has no quality estimate; with --oracle-iou the alphas weigh the true IoU"
         )
     if oracle:
-        asked += [Rule(r.kind, r.alpha, oracle=True) for r in [Rule("product"), *asked, *powers] if r.kind != "class"]
-    if not estimates and (needless := [r.name for r in asked if not r.oracle and r.kind != "class"]):
+        blended = [r for r in [Rule("product"), *asked, *powers] if r.kind != "class" and not r.oracle]
+        asked += [Rule(r.kind, r.alpha, Oracle()) for r in blended]
+    if not estimates and (needless := [r.name for r in asked if r.needs_estimate]):
         raise ValueError(f"--rule {needless[0]}: this detector has no quality estimate")
     return list(dict.fromkeys(asked))
 

@@ -47,9 +47,8 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "", digits: int = 1) -
 
 def ap_table(rules: Mapping[str, Mapping[str, float]], title: str) -> None:
     """AP of every rule at every threshold."""
-    table(
-        [{"rule": rule, **{c: metrics.get(c, math.nan) for c in AP_COLUMNS}} for rule, metrics in rules.items()], title
-    )
+    columns = [name for name in AP_COLUMNS if any(name in metrics for metrics in rules.values())]
+    table([{"rule": rule, **{c: metrics.get(c, math.nan) for c in columns}} for rule, metrics in rules.items()], title)
 
 
 @contextmanager

@@ -94,6 +94,6 @@ def _judge(choice: o.Choice, workers: int | None) -> Callable[[Detector], float]
         )
         truths = choice.run.path / "truths.json"
         write_truths(annotations, truths)
-        return ap_metrics(evaluate(read_truths(truths), outputs.frames()[0][rule.name]))["AP"]
+        return ap_metrics(evaluate(read_truths(truths), outputs.detections[rule.name]))["AP"]
 
     return judge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,35 +12,33 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from qrepro.boxes import best_iou, clip
+from qrepro.boxes import clip
 from qrepro.data.annotations import Annotations, to_coco
 from qrepro.data.loader import Batch, in_order, loader
 from qrepro.detector import Detector, Prediction
 from qrepro.engine.atomic import replacing, write_text
+from qrepro.engine.candidates import Floor, Stored, gather
 from qrepro.engine.pictures import evaluation_pictures
 from qrepro.objective import Objective, positives
+from qrepro.oracle import Dense, overwrite, owners
 from qrepro.postprocess import PostProcess
-from qrepro.quality import Rule, fuse, log_estimate
+from qrepro.quality import Rule, fuse
 from qrepro.recipe.build import build_objective, build_postprocess
 from qrepro.recipe.schema import Recipe
 
 Columns = dict[str, list[np.ndarray]]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a pass leaves: detections by rule and the positives of the assigner, as columns of arrays."""
+    """What a pass leaves; boxes in pixels of the original pictures.
 
-    detections: dict[str, Columns]
-    positives: Columns = field(default_factory=dict)
+    detections: by name of the rule; positives: of the training assigner; stored: candidates, where asked for.
+    """
 
-    def frames(self) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-        """Detections by rule name, and positives; boxes in pixels of the original pictures."""
-        return {rule: _frame(columns) for rule, columns in self.detections.items()}, _frame(self.positives)
-
-
-def _frame(columns: Columns) -> pd.DataFrame:
-    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+    detections: dict[str, pd.DataFrame]
+    positives: pd.DataFrame
+    stored: Stored | None
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
@@ -64,89 +62,150 @@ def predict(
     device: torch.device,
     batch: int = 1,
     workers: int = 0,
+    store: Floor | None = None,
     report: Callable[[int], None] = lambda done: None,
 ) -> Outputs:
     """Run the detector once over a split and rank its boxes by each rule.
 
     Ground truth stays outside the network: it ranks boxes for oracle rules and labels the positives.
-    `report` is called with the number of pictures done.
+    `store` asks for candidates above a floor; `report` is called with the number of pictures done.
     """
     pictures = evaluation_pictures(recipe, annotations)
     batches: Iterable[Batch] = loader(
         pictures, in_order(len(annotations), batch), recipe.image.pad, workers, device.type == "cuda"
     )
     detector = detector.to(device).eval()
-    scribe = _Scribe(annotations, rules, build_postprocess(recipe), build_objective(recipe))
+    scribe = _Scribe(annotations, rules, build_postprocess(recipe), build_objective(recipe), store)
     done = 0
     for item in batches:
         moved = item.to(device)
         prediction = detector(moved.images)
-        scribe.rank(moved, prediction, clip(detector.decode(prediction), moved.sizes))
-        scribe.label(moved, prediction)
+        scribe.write(moved, prediction, clip(detector.decode(prediction), moved.sizes))
         done += len(item.index)
         report(done)
-    return scribe.outputs
+    return scribe.outputs()
+
+
+def _frame(columns: Columns) -> pd.DataFrame:
+    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
 
 
 class _Scribe:
     """Turns dense predictions into columns, batch by batch."""
 
     def __init__(
-        self, annotations: Annotations, rules: Sequence[Rule], postprocess: PostProcess, objective: Objective
+        self,
+        annotations: Annotations,
+        rules: Sequence[Rule],
+        postprocess: PostProcess,
+        objective: Objective,
+        store: Floor | None,
     ) -> None:
-        self.annotations, self.rules = annotations, rules
+        self.annotations, self.rules, self.store = annotations, rules, store
         self.postprocess, self.objective = postprocess, objective
-        self.outputs = Outputs({rule.name: {} for rule in rules})
+        self.detections: dict[str, Columns] = {rule.name: {} for rule in rules}
+        self.positives: Columns = {}
+        self.candidates: Columns = {}
+        self.floors: dict[int, float] = {}
 
-    def rank(self, batch: Batch, prediction: Prediction, boxes: Tensor) -> None:
-        """Detections of a batch by every rule, of its clipped boxes (B, R, 4)."""
-        truth = best_iou(boxes, batch.truths)
-        log_class, log_quality = log_estimate(prediction.cls), log_estimate(prediction.quality)
-        assert log_class is not None
-        log_true, level = truth.log(), prediction.priors.level()
-        for rule in self.rules:
-            score = fuse(log_class, log_true if rule.oracle else log_quality, rule)
-            for i, kept in enumerate(self.postprocess(score, boxes, prediction.priors.counts)):
-                columns = {
-                    **self._place(batch, i, kept.label, boxes[i, kept.location]),
-                    "score": kept.score,
-                    "class_score": log_class[i, kept.location, kept.label].exp(),
-                    "quality": _quality(prediction, i, kept.location),
-                    "iou_truth": truth[i, kept.location],
-                    "level": level[kept.location].to(torch.int8),
-                }
-                _append(self.outputs.detections[rule.name], columns)
+    def outputs(self) -> Outputs:
+        """Everything that was written, as frames."""
+        return Outputs(
+            {rule: _frame(columns) for rule, columns in self.detections.items()},
+            _frame(self.positives),
+            Stored(_frame(self.candidates), self.floors) if self.store else None,
+        )
 
-    def label(self, batch: Batch, prediction: Prediction) -> None:
-        """The positives of a batch, as the training assigner finds them on the evaluation pictures."""
+    def write(self, batch: Batch, prediction: Prediction, boxes: Tensor) -> None:
+        """Everything of a batch, of its decoded and clipped boxes (B, R, 4)."""
+        quality = None if prediction.quality is None else prediction.quality.float().sigmoid()
+        dense = Dense(prediction.cls.float().sigmoid(), quality, boxes, prediction.priors.centres())
         matches = self.objective.match(prediction, batch.truths, batch.sizes)
+        places = {"nearest", *(rule.oracle.where for rule in self.rules if rule.oracle)}
+        found = {where: owners(where, boxes, batch.truths, matches) for where in places}
+        for rule in self.rules:
+            seen, truth = dense, found["nearest"].iou
+            if rule.oracle:
+                seen = overwrite(dense, rule.oracle, found[rule.oracle.where])
+            if seen.boxes is not boxes:
+                truth = owners("nearest", seen.boxes, batch.truths, matches).iou
+            self._rank(batch, prediction, dense, seen, truth, rule)
+        if self.store:
+            self._keep(batch, prediction, dense, found["nearest"].iou, self.store)
+        self._label(batch, prediction, dense, matches)
+
+    def _rank(self, batch: Batch, prediction: Prediction, dense: Dense, seen: Dense, truth: Tensor, rule: Rule) -> None:
+        """Detections by one rule of the outputs as `seen` by it, with the true IoU (B, R) of the boxes it sees.
+
+        The columns of class score and quality keep what was predicted.
+        """
+        log_quality = None if seen.quality is None else seen.quality.log()
+        score = fuse(seen.cls.log(), log_quality, rule)
+        level = prediction.priors.level()
+        boxes = _original(seen.boxes, batch)
+        for i, kept in enumerate(self.postprocess(score, boxes, level)):
+            columns = {
+                **self._place(batch, i, kept.label, boxes[i, kept.location]),
+                "score": kept.score,
+                "class_score": dense.cls[i, kept.location, kept.label],
+                "quality": _quality(dense.quality, i, kept.location),
+                "iou_truth": truth[i, kept.location],
+                "level": level[kept.location].to(torch.int8),
+            }
+            _append(self.detections[rule.name], columns)
+
+    def _keep(self, batch: Batch, prediction: Prediction, dense: Dense, truth: Tensor, store: Floor) -> None:
+        """Candidates of a batch, before suppression, with their true IoU (B, R)."""
+        level = prediction.priors.level()
+        boxes = _original(dense.boxes, batch)
+        for i in range(len(batch.index)):
+            location, label, floor = gather(dense.cls[i], store)
+            place = self._place(batch, i, label, boxes[i, location])
+            columns = {
+                **place,
+                "class_score": dense.cls[i, location, label],
+                "quality": _quality(dense.quality, i, location),
+                "iou_truth": truth[i, location],
+                "level": level[location].to(torch.int8),
+                "location": location.to(torch.int32),
+            }
+            _append(self.candidates, columns)
+            self.floors[self.annotations.images[int(batch.index[i])].id] = floor
+
+    def _label(self, batch: Batch, prediction: Prediction, dense: Dense, matches: Tensor) -> None:
+        """The positives of a batch, as the training assigner finds them on the evaluation pictures."""
         found = positives(prediction, batch.truths, matches, self.objective.box)
         level = prediction.priors.level()
         for i in range(len(batch.index)):
             mine = found.image == i
             location, label = found.location[mine], found.labels[mine]
             columns = {
-                **self._place(batch, i, label, found.decoded[mine]),
-                "class_score": prediction.cls[i, location, label].sigmoid(),
-                "quality": _quality(prediction, i, location),
+                **self._place(batch, i, label, found.decoded[mine] / batch.scale[i].repeat(2).to(found.decoded)),
+                "class_score": dense.cls[i, location, label],
+                "quality": _quality(dense.quality, i, location),
                 "iou": found.iou[mine],
                 "level": level[location].to(torch.int8),
             }
-            _append(self.outputs.positives, columns)
+            _append(self.positives, columns)
 
     def _place(self, batch: Batch, i: int, label: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-        """Which picture, which category, and the box (K, 4) in the original picture."""
+        """Which picture, which category, and the box (K, 4) in pixels of the original picture."""
         ids = torch.tensor(self.annotations.category_ids, device=label.device)
-        x1, y1, x2, y2 = (boxes / batch.scale[i].repeat(2).to(boxes)).unbind(-1)
+        x1, y1, x2, y2 = boxes.unbind(-1)
         image = torch.full_like(label, self.annotations.images[int(batch.index[i])].id)
         return {"image_id": image, "category_id": ids[label], "x1": x1, "y1": y1, "x2": x2, "y2": y2}
 
 
-def _quality(prediction: Prediction, i: int, location: Tensor) -> Tensor:
+def _original(boxes: Tensor, batch: Batch) -> Tensor:
+    """Boxes (B, R, 4) of the network input in pixels of the original pictures."""
+    return boxes / batch.scale.repeat(1, 2)[:, None].to(boxes)
+
+
+def _quality(quality: Tensor | None, i: int, location: Tensor) -> Tensor:
     """(K,) estimated quality at locations (K,) of image i; NaN where the detector has none."""
-    if prediction.quality is None:
+    if quality is None:
         return torch.full(location.shape, torch.nan, device=location.device)
-    return prediction.quality[i, location].sigmoid()
+    return quality[i, location]
 
 
 def _append(columns: Columns, values: dict[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,6 +55,10 @@ class Run:
         """The checkpoint of the highest AP, where the schedule evaluates during training."""
         return self.path / "best.pt"
 
+    def folder(self, split: str | None, recipe: Recipe) -> Path:
+        """Where the evaluation of a split lies: in the run for the profile's own, below it for any other."""
+        return self.path if split in (None, recipe.data.eval) else self.path / f"split-{split.replace('/', '-')}"
+
     def write_card(self, recipe: Recipe, seed: int, **more: Any) -> None:
         """Record what is trained here, and by what."""
         card = {
@@ -86,10 +91,13 @@ class Run:
 
     def clear(self) -> None:
         """Remove what an earlier training and its evaluation left."""
-        for file in (self.last, self.best, self.log, self.path / "metrics.json", self.path / "positives.parquet"):
+        made = ("metrics.json", "positives.parquet", "candidates.parquet")
+        for file in (self.last, self.best, self.log, *(self.path / name for name in made)):
             file.unlink(missing_ok=True)
         for file in (self.path / "detections").glob("*.parquet"):
             file.unlink()
+        for folder in (self.path / "rescored", *self.path.glob("split-*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def resumable(self, recipe: Recipe, seed: int) -> bool:
         """Whether the last checkpoint is of this recipe and seed."""
