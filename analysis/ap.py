@@ -46,6 +46,11 @@ class APResult:
     limits: tuple[int, ...]
     engine: str
 
+    @property
+    def recalls(self) -> np.ndarray:
+        """(R,) recalls of the precision array."""
+        return np.linspace(0, 1, self.precision.shape[1])
+
 
 def evaluate(
     truths: Truths,

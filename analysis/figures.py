@@ -1,33 +1,60 @@
-"""Which figures are drawn of which runs: the clouds, sweeps and curves of one results folder."""
+"""Which figures are drawn of which runs: the clouds, curves, histograms and diagrams of one results folder."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TypeVar
 
+from analysis.ap import threshold_name
+from analysis.calibration import D_ECE, LAECE0, calibration_rows, reliability_rows
+from analysis.matching import COCO_THRESHOLDS
 from analysis.oracle import BASELINE, alpha_rows
 from analysis.overlap import iou_eval
-from analysis.plots import SAMPLE, Plot, ap_vs_alpha, estimate_vs_iou, iou_gradient, loss_curves, score_vs_iou
+from analysis.plots import (
+    SAMPLE,
+    Plot,
+    ap_by_threshold,
+    ap_vs_alpha,
+    class_vs_iou_score,
+    estimate_vs_iou,
+    iou_gradient,
+    label_histograms,
+    loss_curves,
+    perturbation,
+    qfl_curves,
+    quality_loss_curves,
+    reliability,
+    score_vs_iou,
+    target_histogram,
+)
 from analysis.runs import Run
-from analysis.summary import by_recipe, estimates, has_estimate, summary_rows
+from analysis.samples import candidate_pairs
+from analysis.summary import by_recipe, estimates, has_estimate, mean_metrics, summary_rows
 
+Item = TypeVar("Item")
 PANELS = 6  # more scatter panels than this in one figure are too small to read
+SIDES = ["left", "top", "right", "bottom"]
 
 
 def figures(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> dict[str, Plot]:
     """Every figure of evaluated runs by file stem, `<profile>/<figure>`; clouds show `sample` points."""
-    drawn = {"iou_gradient": iou_gradient()}
+    drawn = {"iou_gradient": iou_gradient(), "qfl_curves": qfl_curves(), "perturbation": perturbation()}
     for profile, group in groupby(sorted(runs, key=lambda run: run.profile), lambda run: run.profile):
         some = list(group)
         for kind, plots in (
             ("score_vs_iou", list(score_clouds(some, sample, seed))),
             ("estimate_vs_iou", list(estimate_clouds(some, sample, seed))),
+            ("class_vs_iou_score", list(candidate_clouds(some, sample, seed))),
+            ("reliability", list(diagrams(some))),
+            ("labels", list(histograms(some))),
+            ("losses", list(losses(some))),
+            ("ap_by_threshold", [thresholds(some)]),
         ):
             drawn |= {f"{profile}/{kind}{f'-{n}' if n else ''}": plot for n, plot in enumerate(plots)}
         for recipe, plot in sweeps(some).items():
             drawn[f"{profile}/ap_vs_alpha-{recipe.replace('/', '-')}"] = plot
-        drawn[f"{profile}/losses"] = loss_curves({f"{run.recipe} seed {run.seed}": run.log for run in some})
     return drawn
 
 
@@ -42,32 +69,101 @@ def score_clouds(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> It
         run = recipes[row["recipe"]][0]
         best = [row["estimate_rule"], row["oracle_rule"]] if row["estimate"] else [BASELINE]
         wanted += [(run, rule) for rule in best if rule in run.rules]
-    for start in range(0, len(wanted), PANELS):
+    for some in _blocks(wanted):
         panels, floor = {}, math.inf
-        for run, rule in wanted[start : start + PANELS]:
+        for run, rule in some:
             found = run.detections(rule)
             panels[f"{run.recipe}: {rule}"] = (iou_eval(run.truths, found), found["score"])
             floor = min(floor, found["score"].min())
-        split = wanted[start][0].metrics["split"]
+        split = some[0][0].metrics["split"]
         about = f"Detections after NMS, split {split}, first seed, rule in the title, lowest score {floor:.2g}."
         yield score_vs_iou(panels, sample, seed, about)
 
 
 def estimate_clouds(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> Iterator[Plot]:
     """True IoU against its estimate over the positives; of each recipe with an estimate the first seed."""
-    first = [some[0] for some in by_recipe(runs).values() if has_estimate(some[0])]
     about = "Positive locations of the training assigner on the evaluation images, first seed."
-    for start in range(0, len(first), PANELS):
-        yield estimate_vs_iou(
-            {run.recipe: estimates(run) for run in first[start : start + PANELS]}, sample, seed, about
-        )
+    for some in _blocks([run for run in _first(runs) if has_estimate(run)]):
+        yield estimate_vs_iou({run.recipe: estimates(run) for run in some}, sample, seed, about)
+
+
+def candidate_clouds(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> Iterator[Plot]:
+    """Estimated quality against class score before NMS (GFL fig. 2b), of recipes whose candidates were stored."""
+    stored = [run for run in _first(runs) if (run.path / "candidates.parquet").is_file() and has_estimate(run)]
+    for some in _blocks(stored):
+        panels = {}
+        for run in some:
+            pairs = candidate_pairs(run)
+            columns = (pairs.estimates["class score p"], pairs.estimates["quality u"], pairs.boxes["iou"].to_numpy())
+            panels[run.recipe] = columns
+        about = "Locations before NMS that were stored, by their best class; IoU with the nearest truth; first seed."
+        yield class_vs_iou_score(panels, sample=sample, seed=seed, about=about)
+
+
+def diagrams(runs: Sequence[Run]) -> Iterator[Plot]:
+    """Reliability of the recipe's own ranking: precision (D-ECE), then IoU (LaECE0); of each recipe the first seed."""
+    first = _first(runs)
+    for metric, observed in ((D_ECE, "precision"), (LAECE0, "mean IoU")):
+        for some in _blocks(first):
+            panels = {}
+            for run in some:
+                found = run.detections(run.rule)
+                (row,) = calibration_rows(run.truths, found, [metric])
+                bins = [row for row in reliability_rows(run.truths, found, [metric]) if row["class"] == "all"]
+                panels[f"{run.recipe}: {run.rule}\n{metric.name} {row['value']:.3f}, n = {row['n']:,}"] = bins
+            options = f"tau {metric.tau:g}, score from {metric.floor:g}, {metric.bins} bins"
+            pooled = "detections pooled" if metric.pooling == "all" else "value: mean over classes; bars: pooled"
+            yield reliability(panels, "score", f"observed {observed}", f"{metric.name}: {options}, {pooled}.")
+
+
+def histograms(runs: Sequence[Run]) -> Iterator[Plot]:
+    """Labels of the positives (GFL fig. 12) and, beside them, their regression targets (GFL fig. 5c)."""
+    first = [run for run in _first(runs) if {"centerness", *SIDES} <= set(run.positives)]
+    for run in first:
+        about = f"Positive locations of {run.recipe} on the evaluation images."
+        labels = {"IoU": run.positives["iou"], "centerness": run.positives["centerness"]}
+        yield label_histograms(labels, title=run.recipe, about=about)
+    if first:
+        targets = {run.recipe: run.positives[SIDES].to_numpy().ravel() for run in first}
+        yield target_histogram(targets, n=None, about="Positive locations on the evaluation images, first seed.")
+
+
+def losses(runs: Sequence[Run]) -> Iterator[Plot]:
+    """Training losses, and that of the quality branch alone (GFLv2 fig. 8)."""
+    logs = {f"{run.recipe} seed {run.seed}": run.log for run in runs}
+    yield loss_curves(logs)
+    taught = {name: log for name, log in logs.items() if "quality" in log}
+    if taught:
+        yield quality_loss_curves(taught)
+
+
+def thresholds(runs: Sequence[Run]) -> Plot:
+    """AP at each IoU threshold by class score, own estimate and oracle, mean over seeds."""
+    recipes, lines = by_recipe(runs), {}
+    for row in summary_rows(runs):
+        means = mean_metrics(recipes[row["recipe"]])
+        for rule in dict.fromkeys([BASELINE, row["estimate_rule"], row["oracle_rule"]]):
+            if rule in means:
+                lines[f"{row['recipe']}: {rule}"] = [means[rule][threshold_name(t)] for t in COCO_THRESHOLDS]
+    return ap_by_threshold(COCO_THRESHOLDS, lines, about="Best rule of each kind on this split, mean over seeds.")
 
 
 def sweeps(runs: Sequence[Run]) -> dict[str, Plot]:
     """AP against alpha of every recipe that was evaluated with alphas, over its seeds."""
     drawn = {}
     for recipe, some in by_recipe(runs).items():
-        swept = [alpha_rows(run.metrics["rules"]) for run in some]
+        swept = [[row for row in alpha_rows(run.metrics["rules"]) if row["truth"] in ("", "iou")] for run in some]
         if any(row["kind"] == "power" for row in swept[0]):
             drawn[recipe] = ap_vs_alpha(swept, title=recipe)
     return drawn
+
+
+def _first(runs: Sequence[Run]) -> list[Run]:
+    """The first seed of every recipe."""
+    return [some[0] for some in by_recipe(runs).values()]
+
+
+def _blocks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Items in blocks that fit one figure."""
+    for start in range(0, len(items), PANELS):
+        yield items[start : start + PANELS]

@@ -89,15 +89,18 @@ def match(
     ignored = np.where(truth >= 0, ignorable[truth] if len(objects) else False, _outside(sizes, area))
     counted = objects[~ignorable]
     return Matches(
-        thresholds,
-        *(ranked[name].to_numpy() for name in ("row", "category", "image", "score")),
-        truth,
-        iou,
-        ignored,
-        _index(counted["category_id"], truths.categories["id"]),
-        _index(counted["image_id"], truths.images["id"]),
-        len(truths.categories),
-        len(truths.images),
+        thresholds=thresholds,
+        row=ranked["row"].to_numpy(),
+        category=ranked["category"].to_numpy(),
+        image=ranked["image"].to_numpy(),
+        score=ranked["score"].to_numpy(),
+        truth=truth,
+        iou=iou,
+        ignored=ignored,
+        truth_category=_index(counted["category_id"], truths.categories["id"]),
+        truth_image=_index(counted["image_id"], truths.images["id"]),
+        categories=len(truths.categories),
+        images=len(truths.images),
     )
 
 

@@ -20,7 +20,8 @@ from analysis.figures import estimate_clouds, score_clouds, sweeps
 from analysis.oracle import alpha_rows
 from analysis.plots import loss_curves
 from analysis.runs import Run, find_runs
-from analysis.summary import by_recipe, mean_metrics, positive_correlation, summary_rows
+from analysis.samples import correlation_study, positive_pairs
+from analysis.summary import by_recipe, mean_metrics, summary_rows
 from analysis.tables import read_table
 
 QUESTION = "Does the detector know how good its boxes are?"
@@ -168,7 +169,7 @@ def _figures(runs: Sequence[Run]) -> list[str]:
         parts += [page.subheading("What is the estimate worth, and a perfect one?"), page.side_by_side(swept)]
     clouds = [page.figure(plot, "png", "Estimate against true IoU", wide=True) for plot in estimate_clouds(runs)]
     if clouds:
-        table = pd.DataFrame([row for run in runs for row in positive_correlation(run)])
+        table = pd.DataFrame([row for run in runs for row in correlation_study(positive_pairs(run))])
         parts += [page.subheading("Is the estimate right?"), *clouds, page.table(table)]
         parts.append(page.note("One row per band of true IoU, both ends included."))
     return parts

@@ -59,6 +59,12 @@ class Run:
         """Names of the scoring rules whose detections are stored."""
         return sorted(path.stem for path in (self.path / "detections").glob("*.parquet"))
 
+    @property
+    def rule(self) -> str:
+        """The scoring rule of the recipe itself, or the class score where it was not evaluated."""
+        own = str(self.info.get("values", {}).get("score", "class"))
+        return own if own in self.rules else "class"
+
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """The parsed `metrics.json`: split, images, engine, and rules: {rule: {metric: percent}}."""

@@ -12,7 +12,6 @@ import pandas as pd
 from analysis.ap import ap_metrics, choose_engine, class_metrics, evaluate
 from analysis.correlation import correlation_rows
 from analysis.oracle import alpha_rows, best_rows, oracle_gain
-from analysis.overlap import iou_eval
 from analysis.runs import Run
 from analysis.truths import Truths
 from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
@@ -46,32 +45,6 @@ def metric_rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def positive_correlation(run: Run) -> list[dict[str, Any]]:
-    """Correlation with the true IoU over the positives of a run: of its estimate, where it has one, and class score.
-
-    Returns rows {run, estimate, <correlation row>}, one per band of true IoU (GFLv2 table 6 is the first band).
-    """
-    iou = run.positives["iou"].to_numpy(np.float64)
-    named = [("quality u", "quality")] if has_estimate(run) else []
-    return [
-        {"run": run.name, "estimate": label, **row}
-        for label, column in [*named, ("class score p", "class_score")]
-        for row in correlation_rows(run.positives[column], iou)
-    ]
-
-
-def detection_correlation(name: str, truths: Truths, detections: pd.DataFrame) -> list[dict[str, Any]]:
-    """Correlation of final scores (and of `quality` where every detection has one) with IoU_eval, rows as above."""
-    iou = iou_eval(truths, detections)
-    known = "quality" in detections and bool(detections["quality"].notna().all())
-    columns = ["score", *(["quality"] if known else [])]
-    return [
-        {"run": name, "estimate": column, **row}
-        for column in columns
-        for row in correlation_rows(detections[column], iou)
-    ]
-
-
 def headline_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """For a terminal, one row per run: {detector, AP, AP75 by class score; best own rule; best oracle rule; PCC}."""
     rows = []
@@ -84,7 +57,7 @@ def headline_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             row[f"AP {label}"] = rules[rule]["AP"] if rule else math.nan
             if source != "class score":
                 row[f"{label} by"] = rule or "-"
-        pearson = correlation_rows(*estimates(run), [(0.0, 1.0)])[0]["pearson"] if has_estimate(run) else math.nan
+        pearson = _positives(run)["pearson"] if has_estimate(run) else math.nan
         rows.append({**row, "PCC": f"{pearson:.3f}" if not math.isnan(pearson) else "-"})
     return rows
 
@@ -117,7 +90,7 @@ def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         best = {row["source"]: row["rule"] for row in best_rows(swept)}
         names = [best.get(source) for source in ("class score", "predicted", "oracle")]
         values = [[run.metrics["rules"][name]["AP"] for run in some] if name else [] for name in names]
-        positives = [correlation_rows(*estimates(run), [(0.0, 1.0)])[0] for run in some if has_estimate(run)]
+        positives = [_positives(run) for run in some if has_estimate(run)]
         rows.append(
             {
                 "recipe": recipe,
@@ -133,6 +106,12 @@ def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _positives(run: Run) -> dict[str, Any]:
+    """Pearson correlation and bias of the estimate over all positives."""
+    (row,) = correlation_rows(*estimates(run), [(0.0, 1.0)], statistics=("pearson", "bias"), intervals=False)
+    return row
 
 
 def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -168,11 +168,16 @@ def nearest_truth(boxes: Tensor, truths: Truths) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
+def distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Left, top, right, bottom (..., 4) of points (..., 2) to the sides of boxes (..., 4); negative when outside."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
+
+
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
     """Centerness (...,) of points (..., 2) in boxes (..., 4), FCOS (arXiv 1904.01355) eq. 3; 0 outside.
 
     sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) of the distances to the four sides.
     """
-    first, second = points - boxes[..., :2], boxes[..., 2:] - points
+    first, second = distances(points, boxes).split(2, -1)
     near, far = torch.minimum(first, second).clamp(min=0), torch.maximum(first, second)
     return (near / far.clamp(min=UNION_FLOOR)).prod(-1).sqrt()

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -188,13 +188,26 @@ def test_a_given_threshold(threshold, value, counts):
     assert math.isnan(row["fp"]) == (counts[:2] == (0, 0)) and mean["metric"] == "LRP"
 
 
+def test_false_alarms_alone_have_precision_zero_and_no_localisation():
+    """At 0.7 two false alarms are kept, the hit at 0.6 is not: LRP (2 + 1) / 3, FP 2 / 2, FN 1 / 1, Loc undefined."""
+    truths = make_truths([1], [1], [(1, 1, *BOX_A, 0)])
+    found = make_detections([(1, 1, *BOX_B, 0.9), (1, 1, *BOX_C, 0.7), (1, 1, *BOX_A, 0.6)])
+    row, mean = lrp_rows(truths, found, threshold=0.7)
+    assert (row["value"], row["fp"], row["fn"], row["classes_fp"], row["classes_loc"]) == (1, 1, 1, 1, 0)
+    assert math.isnan(row["loc"]) and math.isnan(mean["loc"]) and mean["fp"] == mean["classes_fp"] == 1
+
+
 def test_optimal_thresholds_go_back_in_per_class():
     """The row of oLRP gives, as a mapping of category to threshold, LRP of the same value; NaN keeps nothing."""
-    truths, found = random_case(13)
-    best = lrp_rows(truths, found)
-    again = lrp_rows(truths, found, threshold={row["category_id"]: row["threshold"] for row in best[:-1]})
-    assert [row["value"] for row in again] == pytest.approx([row["value"] for row in best], nan_ok=True)
-    assert best[-1]["classes"] > 1
+    several = without = 0
+    for seed in range(30):
+        truths, found = random_case(seed)
+        best = lrp_rows(truths, found)
+        again = lrp_rows(truths, found, threshold={row["category_id"]: row["threshold"] for row in best})
+        assert [row["value"] for row in again] == pytest.approx([row["value"] for row in best], nan_ok=True)
+        several += best[-1]["classes"] > 1
+        without += any(row["classes"] and math.isnan(row["threshold"]) for row in best)
+    assert several > 10 and without > 2
 
 
 @pytest.mark.parametrize("tau", [0.5, 0.75])
@@ -204,7 +217,7 @@ def test_random_cases_agree_with_a_new_matching_at_every_threshold(tau):
     That the matching of all detections serves every s is what this confirms.
     """
     interesting = 0
-    for seed in range(25):
+    for seed in range(20):
         truths, found = random_case(seed)
         rows = {row["category_id"]: row for row in lrp_rows(truths, found, tau)}
         values = {}
@@ -231,6 +244,7 @@ def test_random_cases_agree_with_a_new_matching_at_every_threshold(tau):
 CLASS = st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.integers(0, 10)), max_size=30)
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(CLASS, st.integers(0, 5), st.sampled_from([0.0, 0.5, 0.75]))
 def test_bounds_and_decomposition(rows, missed, tau):
     """In [0, 1], 1 with nothing kept, and the definition rebuilt from counts at every point."""
@@ -248,6 +262,7 @@ def test_bounds_and_decomposition(rows, missed, tau):
         assert curve.lrp[i] == pytest.approx(literal_lrp(kept, n_truths, tau)[0])
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(CLASS, st.integers(0, 5))
 def test_a_false_alarm_below_the_optimum_changes_nothing(rows, missed):
     score, hit = np.array([s / 20 for s, _, _ in rows]), [h for _, h, _ in rows]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from qrepro.boxes import Anchors, Truths, aligned_giou, aligned_iou, centerness, clip, nearest_truth, pairwise_iou
+from qrepro.boxes import Anchors, Truths, aligned_giou, aligned_iou, centerness, clip, distances, nearest_truth, pairwise_iou
 from qrepro.represent import Delta
 
 
@@ -81,4 +81,6 @@ def test_centerness_by_hand():
     """Distances 1, 3 and 2, 2: sqrt(1/3 * 1); in the middle 1; on the edge and outside 0."""
     points = torch.tensor([[1.0, 2.0], [2.0, 2.0], [0.0, 2.0], [5.0, 2.0]])
     box = torch.tensor([0.0, 0.0, 4.0, 4.0]).expand(4, 4)
+    assert distances(points, box)[0].tolist() == [1, 2, 3, 2]
+    assert distances(points, box)[3].tolist() == [5, 2, -1, 2]
     torch.testing.assert_close(centerness(points, box), torch.tensor([3**-0.5, 1.0, 0.0, 0.0]))

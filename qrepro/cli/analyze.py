@@ -1,7 +1,9 @@
-"""`qrepro analyze ap | pcc | oracle | plot`: on run folders, or on the detections of any other detector."""
+"""`qrepro analyze ...`: on run folders, or on the detections of any other detector."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +12,14 @@ import typer
 from qrepro.cli import options as o
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from analysis.plots import Plot
     from analysis.runs import Run
+    from analysis.samples import DetectionSet, Pairs
     from analysis.truths import Truths
 
 app = typer.Typer(
-    help="Analyses of finished evaluations; tables as CSV and markdown, figures as PNG, SVG and CSV.",
+    help="Analyses of evaluated runs or of other detectors' result files; tables as CSV and markdown, figures as PNG, "
+    "SVG and CSV.",
     no_args_is_help=True,
 )
 
@@ -27,11 +30,20 @@ Runs = Annotated[
 Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to. [default: RESULTS/analysis]")]
 Detections = Annotated[
-    Path | None, typer.Option("--detections", help="COCO result file (.json, .json.gz) or Parquet of any detector.")
+    list[Path] | None,
+    typer.Option("--detections", help="COCO result file (.json, .json.gz) or Parquet of any detector; repeatable."),
 ]
 Annotations = Annotated[
-    Path | None, typer.Option("--annotations", help="COCO annotation file that the detections belong to.")
+    Path | None, typer.Option("--annotations", help="Their ground truth: COCO file (.json, .json.gz) or VOC folder.")
 ]
+Split = Annotated[str | None, typer.Option("--split", help="Of a VOC folder. [default: test, val or all]")]
+Rules = Annotated[
+    list[str] | None, typer.Option("--rule", help="Scoring rule of runs, or all; repeatable. [default: the recipe's]")
+]
+Engine = Annotated[str | None, typer.Option("--engine", help="hotcoco or pycocotools.")]
+MaxDets = Annotated[int, typer.Option("--max-dets", min=1, help="Detections per image (and class) that count.")]
+Draws = Annotated[int, typer.Option("--draws", min=1, help="Of the bootstrap over images.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random draws.")]
 
 
 @app.command("ap")
@@ -39,19 +51,46 @@ def ap(
     runs: Runs = None,
     detections: Detections = None,
     annotations: Annotations = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="hotcoco or pycocotools.")] = None,
+    split: Split = None,
+    rule: Rules = None,
+    thresholds: Annotated[
+        str | None, typer.Option("--thresholds", help="IoU thresholds: 0.5,0.75 or first:last:step. [default: COCO's]")
+    ] = None,
+    max_dets: MaxDets = 100,
+    voc: Annotated[bool, typer.Option("--voc", help="Also VOC's mAP, 11-point and all-point.")] = False,
+    classes: Annotated[bool, typer.Option("--classes", help="Also a table with a row per class.")] = False,
+    curves: Annotated[bool, typer.Option("--curves", help="Also precision-recall curves and their points.")] = False,
+    engine: Engine = None,
     results: Results = o.RESULTS,
     out: Out = None,
 ) -> None:
-    """AP at every threshold, by size, and VOC mAP."""
-    from analysis.summary import metric_rows, summarise
+    """AP at every threshold, by size, per class; VOC mAP; precision-recall curves."""
+    from analysis.ap import ap_metrics, class_metrics, evaluate
+    from analysis.matching import COCO_THRESHOLDS
+    from analysis.plots import precision_recall
+    from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
 
-    if foreign := _foreign(detections, annotations, runs):
-        name, truths, frame = foreign
-        summaries = {name: summarise(truths, [("as scored", frame)], engine)}
-    else:
-        summaries = {run.name: run.metrics for run in chosen(runs, results)}
-    _write([row for name, summary in summaries.items() for row in metric_rows(name, summary)], "ap", results, out)
+    levels = tuple(o.numbers(thresholds, "--thresholds")) if thresholds else COCO_THRESHOLDS
+    rows, per_class, drawn = [], [], []
+    for found in _sets(runs, detections, annotations, split, rule or ["all"], results):
+        result = evaluate(found.truths, found.detections, levels, max_dets, engine)
+        about = {"run": found.name, "rule": found.rule}
+        rows.append({**about, "metric": "COCO", **ap_metrics(result)})
+        for kind in INTERPOLATIONS if voc else ():
+            metrics = voc_metrics(evaluate_voc(found.truths, found.detections, levels, kind))
+            rows.append({**about, "metric": f"VOC {kind}", **metrics})
+        per_class += [{**about, **row} for row in class_metrics(result)]
+        if curves and (rule or found.own):
+            lines = {f"IoU {t:g}": result.precision[i, :, :, 0, -1] for i, t in enumerate(result.thresholds)}
+            title = f"{found.name}: {found.rule}"
+            drawn.append((o.file_name(title), precision_recall(result.recalls, lines, graded=True, title=title)))
+    left_out = {row["category"] for row in per_class if row["AP"] != row["AP"]}
+    notes = [f"Without truth, so in no mean: {', '.join(sorted(left_out))}."] if left_out else []
+    _write(rows, "ap", results, out, notes=notes)
+    if classes:
+        _write(per_class, "ap_classes", results, out)
+    for name, figure in drawn:
+        _draw(figure, f"precision_recall-{name}", results, out)
 
 
 @app.command("pcc")
@@ -59,26 +98,203 @@ def pcc(
     runs: Runs = None,
     detections: Detections = None,
     annotations: Annotations = None,
+    split: Split = None,
+    rule: Rules = None,
+    over: Annotated[
+        str | None,
+        typer.Option("--over", help="positives, candidates or detections. [default: positives; files: detections]"),
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option("--by", help="Also by class or size; repeatable.")] = None,
+    floor: Annotated[float, typer.Option("--floor", help="Candidates or detections of a score above this.")] = 0.0,
+    statistics: Annotated[
+        str | None,
+        typer.Option("--statistics", help="Of pearson,spearman,kendall,concordance,bias,slope. [default: all]"),
+    ] = None,
     results: Results = o.RESULTS,
     out: Out = None,
 ) -> None:
-    """Correlation of estimated and true IoU: of positives for runs, of score and IoU_eval for detections."""
-    from analysis.summary import detection_correlation, positive_correlation
+    """Correlation of estimated and true IoU with intervals: GFLv2's PCC, and what it does not show."""
+    from analysis.correlation import STATISTICS
+    from analysis.plots import correlation_by_group
+    from analysis.samples import correlation_study
 
-    if foreign := _foreign(detections, annotations, runs):
-        rows = detection_correlation(*foreign)
-    else:
-        rows = [row for run in chosen(runs, results) for row in positive_correlation(run)]
+    wanted = tuple(statistics.split(",")) if statistics else STATISTICS
+    samples = list(_pairs(runs, detections, annotations, split, rule, over, floor, results))
+    rows = [row for pairs in samples for row in correlation_study(pairs, statistics=wanted)]
     _write(rows, "pcc", results, out, digits=3)
+    for group in by or []:
+        grouped = [row for pairs in samples for row in correlation_study(pairs, [group], [(0.0, 1.0)], wanted)]
+        _write(grouped, f"pcc_by_{group}", results, out, digits=3)
+        if "pearson" in wanted:
+            lines: dict[str, list[dict[str, Any]]] = {}
+            for row in grouped:
+                mark = {name: row[name] for name in (group, "n", "pearson")}
+                mark |= {"low": row["pearson_low"], "high": row["pearson_high"]}
+                lines.setdefault(f"{row['run']}: {row['estimate']}", []).append(mark)
+            about = f"Over {samples[0].about['over']}; intervals of 95 %, clustered by image."
+            plot = correlation_by_group(lines, group, ordered=group == "size", about=about)
+            _draw(plot, f"pcc_by_{group}_intervals", results, out)
 
 
 @app.command("oracle")
-def oracle(runs: Runs = None, results: Results = o.RESULTS, out: Out = None) -> None:
-    """AP against alpha, with the estimate and with the true IoU; evaluate with --oracle-iou --alpha first."""
-    from analysis.oracle import alpha_rows
+def oracle(
+    runs: Runs = None,
+    detections: Detections = None,
+    annotations: Annotations = None,
+    split: Split = None,
+    alpha: Annotated[
+        list[str] | None,
+        typer.Option("--alpha", help="For files: alphas of score^a IoU^(1-a), 0.5, 0.3,0.5 or first:last:step."),
+    ] = None,
+    engine: Engine = None,
+    results: Results = o.RESULTS,
+    out: Out = None,
+) -> None:
+    """What a perfect estimate would be worth.
 
-    rows = [{"run": run.name, **row} for run in chosen(runs, results) for row in alpha_rows(run.metrics["rules"])]
+    Runs: AP against alpha, with the estimate and with the true IoU, before NMS; evaluate with --oracle-iou --alpha
+    first. Files hold detections after NMS: they are ranked again by IoU, which bounds what a better order would give.
+    """
+    from analysis.ap import ap_metrics, evaluate
+    from analysis.oracle import alpha_rows, reranked
+
+    if detections or annotations:
+        alphas = [a for text in alpha or [] for a in o.numbers(text, "--alpha")]
+        rows = [
+            {"run": found.name, **about, **ap_metrics(evaluate(found.truths, frame, engine=engine))}
+            for found in _foreign(detections, annotations, split, runs)
+            for about, frame in reranked(found.truths, found.detections, alphas)
+        ]
+    else:
+        rows = [{"run": run.name, **row} for run in chosen(runs, results) for row in alpha_rows(run.metrics["rules"])]
     _write(rows, "oracle", results, out)
+
+
+@app.command("calibration")
+def calibration(
+    runs: Runs = None,
+    detections: Detections = None,
+    annotations: Annotations = None,
+    split: Split = None,
+    rule: Rules = None,
+    tau: Annotated[float | None, typer.Option("--tau", help="IoU of a true positive. [default: each metric's]")] = None,
+    floor: Annotated[float | None, typer.Option("--floor", help="Lowest score. [default: each metric's]")] = None,
+    bins: Annotated[int | None, typer.Option("--bins", min=1, help="Of equal width. [default: each metric's]")] = None,
+    pooling: Annotated[str | None, typer.Option("--pooling", help="all or class. [default: each metric's]")] = None,
+    max_dets: MaxDets = 100,
+    results: Results = o.RESULTS,
+    out: Out = None,
+) -> None:
+    """D-ECE, LaECE, LaECE0 and LaACE0, with reliability diagrams; all that defines a value is in its row."""
+    from analysis.calibration import METRICS, calibration_rows, reliability_rows
+    from analysis.plots import reliability
+
+    given = {"tau": tau, "floor": floor, "pooling": pooling}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    metrics = [replace(metric, **changes, bins=bins if bins and metric.bins else metric.bins) for metric in METRICS]
+    binned = [metric for metric in metrics if metric.bins]
+    rows, points = [], []
+    panels: dict[str, dict[str, list[dict[str, Any]]]] = {metric.name: {} for metric in binned}
+    for found in _sets(runs, detections, annotations, split, rule, results):
+        about = {"run": found.name, "rule": found.rule}
+        values = calibration_rows(found.truths, found.detections, metrics, max_dets=max_dets)
+        rows += [{**about, **row} for row in values]
+        diagram = reliability_rows(found.truths, found.detections, binned, max_dets=max_dets)
+        points += [{**about, **row} for row in diagram]
+        for row in values:
+            if row["metric"] in panels:
+                title = f"{found.name}: {found.rule}\n{row['metric']} {row['value']:.3f}, n = {row['n']:,}"
+                mine = [bin_ for bin_ in diagram if bin_["metric"] == row["metric"] and bin_["class"] == "all"]
+                panels[row["metric"]][title] = mine
+    _write(rows, "calibration", results, out, digits=3)
+    _write(points, "reliability", results, out, digits=3, shown=False)
+    for metric in binned:
+        how = f"tau {metric.tau:g}, score from {metric.floor}, {metric.bins} bins, pooling {metric.pooling}"
+        observed = "observed precision" if metric.target == "precision" else "observed precision × mean IoU"
+        plot = reliability(panels[metric.name], "score", observed, f"{metric.name}: {how}.")
+        _draw(plot, f"reliability-{metric.name}", results, out)
+
+
+@app.command("lrp")
+def lrp(
+    runs: Runs = None,
+    detections: Detections = None,
+    annotations: Annotations = None,
+    split: Split = None,
+    rule: Rules = None,
+    tau: Annotated[float, typer.Option("--tau", help="IoU of a true positive.")] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="LRP of detections from this score. [default: oLRP, the best]")
+    ] = None,
+    max_dets: MaxDets = 100,
+    results: Results = o.RESULTS,
+    out: Out = None,
+) -> None:
+    """Optimal localisation recall precision error (oLRP) with its three parts, per class and their mean."""
+    from analysis.lrp import lrp_rows
+
+    rows = [
+        {"run": found.name, "rule": found.rule, **row}
+        for found in _sets(runs, detections, annotations, split, rule, results)
+        for row in lrp_rows(found.truths, found.detections, tau, threshold=threshold, max_dets=max_dets)
+    ]
+    _write(rows, "lrp", results, out, digits=3)
+
+
+@app.command("compare")
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Run, folder of seeds, or result file: the baseline.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.")],
+    annotations: Annotations = None,
+    split: Split = None,
+    rule_a: Annotated[str | None, typer.Option("--rule-a", help="Scoring rule of A. [default: its recipe's]")] = None,
+    rule_b: Annotated[str | None, typer.Option("--rule-b", help="Scoring rule of B. [default: its recipe's]")] = None,
+    draws: Draws = 1000,
+    seed: Seed = 0,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="Training seeds of a side: fixed or resampled. [default: resampled if several]"),
+    ] = None,
+    interval: Annotated[str, typer.Option("--interval", help="centred or percentile.")] = "centred",
+    max_dets: MaxDets = 100,
+    results: Results = o.RESULTS,
+    out: Out = None,
+) -> None:
+    """Paired bootstrap over images: is B better than A in AP and in correlation, or luckier?
+
+    The correlation is that of the positives' estimates where both have some, else that of scores and IoU_eval.
+    """
+    from analysis.comparison import compare as paired
+    from analysis.plots import difference_interval
+
+    sides = [_side(a, rule_a, annotations, split), _side(b, rule_b, annotations, split)]
+    options: dict[str, Any] = {"seeds": seeds, "interval": interval, "max_dets": max_dets}
+    precision, correlation = paired(sides[0], sides[1], draws=draws, seed=seed, **options)
+    names = [f"{side[0][1].name}: {side[0][1].rule}" for side in sides]
+    notes = [f"a: {names[0]}", f"b: {names[1]}"]
+    _write([*precision, *correlation], "compare", results, out, digits=3, notes=notes)
+    drawn = f"{draws} paired draws of {precision[0]['images']} images"
+    about = f"b - a with intervals of 95 %, {drawn}. b: {names[1]}. a: {names[0]}."
+    _draw(
+        difference_interval(precision, xlabel="difference of AP (points)", about=about),
+        "compare_intervals",
+        results,
+        out,
+    )
+
+
+@app.command("distributions")
+def distributions(runs: Runs = None, results: Results = o.RESULTS, out: Out = None) -> None:
+    """Histograms of quality labels and of regression targets over the positives (GFL figures 12 and 5c)."""
+    from analysis.figures import histograms
+
+    drawn = list(histograms(chosen(runs, results)))
+    if not drawn:
+        raise ValueError(
+            "no run has the labels of its positives: it was evaluated by an older qrepro; `qrepro eval` it"
+        )
+    for number, plot in enumerate(drawn):
+        _draw(plot, f"labels-{number}" if number else "labels", results, out)
 
 
 @app.command("plot")
@@ -89,12 +305,11 @@ def plot(
     results: Results = o.RESULTS,
     out: Out = None,
 ) -> None:
-    """Confidence against IoU_eval side by side, estimate against IoU, AP against alpha, losses; one set a profile."""
+    """Every figure of the runs: clouds, AP against alpha and threshold, reliability, labels, losses."""
     from analysis.figures import figures
 
     for stem, drawn in figures(chosen(runs, results), sample, seed).items():
-        for path in drawn.save((out or results / "figures") / stem):
-            typer.echo(path)
+        _draw(drawn, stem, results, out or results / "figures")
 
 
 def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
@@ -110,25 +325,103 @@ def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
 
 
 def _foreign(
-    detections: Path | None, annotations: Path | None, runs: list[Path] | None
-) -> tuple[str, Truths, pd.DataFrame] | None:
-    """Name, ground truth and detections of another detector, where its files were given."""
+    detections: list[Path] | None, annotations: Path | None, split: str | None, runs: list[Path] | None = None
+) -> Iterator[DetectionSet]:
+    """Detection sets of files."""
     from analysis.detections import read_detections
+    from analysis.samples import DetectionSet
     from analysis.truths import read_truths
 
-    if detections is None and annotations is None:
-        return None
-    if detections is None or annotations is None or runs:
+    if not detections or annotations is None or runs:
         raise ValueError("--detections and --annotations belong together, and exclude run folders")
-    truths = read_truths(annotations)
-    return detections.name, truths, read_detections(detections, truths)
+    truths: Truths = read_truths(annotations, split)
+    for path in detections:
+        yield DetectionSet(path.name, "as scored", truths, read_detections(path, truths))
 
 
-def _write(rows: list[dict[str, Any]], name: str, results: Path, out: Path | None, digits: int = 1) -> None:
+def _sets(
+    runs: list[Path] | None,
+    detections: list[Path] | None,
+    annotations: Path | None,
+    split: str | None,
+    rules: list[str] | None,
+    results: Path,
+) -> Iterator[DetectionSet]:
+    """Detection sets of files where they were given, else of runs."""
+    from analysis.samples import detection_sets
+
+    if detections or annotations:
+        yield from _foreign(detections, annotations, split, runs)
+    else:
+        yield from detection_sets(chosen(runs, results), rules or [])
+
+
+def _pairs(
+    runs: list[Path] | None,
+    detections: list[Path] | None,
+    annotations: Path | None,
+    split: str | None,
+    rules: list[str] | None,
+    over: str | None,
+    floor: float,
+    results: Path,
+) -> Iterator[Pairs]:
+    """Samples of estimate and true IoU."""
+    from analysis.samples import candidate_pairs, detection_pairs, positive_pairs
+
+    files = bool(detections or annotations)
+    over = over or ("detections" if files else "positives")
+    if over not in ("positives", "candidates", "detections") or (files and over != "detections"):
+        raise ValueError(f"--over {over}: allowed are {'' if files else 'positives, candidates, '}detections")
+    if over == "detections":
+        for found in _sets(runs, detections, annotations, split, rules, results):
+            yield detection_pairs(found, floor)
+        return
+    for run in chosen(runs, results):
+        yield positive_pairs(run) if over == "positives" else candidate_pairs(run, floor)
+
+
+def _side(
+    path: Path, rule: str | None, annotations: Path | None, split: str | None
+) -> list[tuple[Run | None, DetectionSet]]:
+    """One side of a comparison: a file, or the runs of one recipe and profile."""
+    from analysis.samples import detection_sets
+
+    if path.is_file():
+        if rule:
+            raise ValueError(f"{path}: a result file has no scoring rules, got {rule}")
+        return [(None, found) for found in _foreign([path], annotations, split)]
+    runs = chosen([path], path)
+    kinds = sorted({f"{run.recipe} on {run.profile}" for run in runs})
+    if len(kinds) > 1:
+        raise ValueError(f"{path}: holds {len(kinds)} recipes or profiles ({', '.join(kinds[:3])} ...); name one")
+    return list(zip(runs, detection_sets(runs, [rule] if rule else []), strict=True))
+
+
+def _write(
+    rows: list[dict[str, Any]],
+    name: str,
+    results: Path,
+    out: Path | None,
+    *,
+    digits: int = 1,
+    notes: list[str] | None = None,
+    shown: bool = True,
+) -> None:
     """Rows on the screen, as CSV and as markdown."""
     from analysis.tables import write_rows
     from qrepro.cli import show
 
-    show.table(rows, digits=digits)
-    for path in write_rows(rows, (out or results / "analysis") / f"{name}.csv", title=f"analyze {name}"):
+    if shown:
+        show.table(rows, digits=digits)
+        for note in notes or []:
+            typer.echo(note)
+    path = (out or results / "analysis") / f"{name}.csv"
+    for written in write_rows(rows, path, title=f"analyze {name}", notes=notes or []):
+        typer.echo(written)
+
+
+def _draw(drawn: Plot, stem: str, results: Path, out: Path | None) -> None:
+    """A figure as PNG and SVG, with its points as CSV."""
+    for path in drawn.save((out or results / "analysis") / stem):
         typer.echo(path)

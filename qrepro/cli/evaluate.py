@@ -190,7 +190,7 @@ def asked_rules(estimates: bool, own: str, oracle: bool, alphas: list[str], name
     """
     from qrepro.quality import Oracle, Rule
 
-    powers = [Rule("power", a) for text in alphas for a in parse_alphas(text)]
+    powers = [Rule("power", a) for text in alphas for a in o.numbers(text, "--alpha")]
     asked = [Rule.parse(name) for name in names]
     if not asked:
         asked = [Rule(), Rule.parse(own), *([Rule("product")] if estimates else [])]
@@ -206,16 +206,3 @@ def asked_rules(estimates: bool, own: str, oracle: bool, alphas: list[str], name
     if not estimates and (needless := [r.name for r in asked if r.needs_estimate]):
         raise ValueError(f"--rule {needless[0]}: this detector has no quality estimate")
     return list(dict.fromkeys(asked))
-
-
-def parse_alphas(text: str) -> list[float]:
-    """Alphas of `0.5`, `0.3,0.5` or `first:last:step`, both ends included."""
-    try:
-        if ":" not in text:
-            return [float(part) for part in text.split(",")]
-        first, last, step = (float(part) for part in text.split(":"))
-        if step <= 0 or last < first:
-            raise ValueError
-        return [round(first + i * step, 6) for i in range(int((last - first) / step + 1e-6) + 1)]
-    except ValueError:
-        raise ValueError(f"--alpha {text}: must look like 0.5, 0.3,0.5 or 0.3:1.0:0.1") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,3 +89,21 @@ def reading_processes(recipe: Recipe, workers: int | None) -> int:
     if workers is not None:
         return workers
     return 0 if recipe.data.cache else 2
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers of `0.5`, `0.3,0.5` or `first:last:step`, both ends included; `option` is named in the message."""
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        first, last, step = (float(part) for part in text.split(":"))
+        if step <= 0 or last < first:
+            raise ValueError
+        return [round(first + i * step, 6) for i in range(int((last - first) / step + 1e-6) + 1)]
+    except ValueError:
+        raise ValueError(f"{option} {text}: must look like 0.5, 0.3,0.5 or 0.3:1.0:0.1") from None
+
+
+def file_name(text: str) -> str:
+    """Text as part of a file name: no slashes, spaces or other characters that file systems dislike."""
+    return re.sub(r"[^\w.+@-]+", "-", text)

@@ -48,6 +48,8 @@ def rescore(
 
     The result equals that of `qrepro eval` wherever nothing below the stored floor could rank; it says where not.
     """
+    import torch
+
     from analysis.truths import read_truths
     from qrepro.cli import show
     from qrepro.cli.evaluate import asked_rules, publish
@@ -56,6 +58,7 @@ def rescore(
     from qrepro.recipe.build import build_postprocess
     from qrepro.recipe.load import merge
 
+    torch.set_num_threads(1)  # a picture's candidates are few: sharing them out costs three times their work
     choice = o.choose(str(run))
     folder = choice.run.folder(split, choice.recipe)
     stored = Stored.read(folder / "candidates.parquet")

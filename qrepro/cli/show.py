@@ -32,17 +32,40 @@ def number(value: Any, digits: int = 1) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str = "", digits: int = 1) -> None:
-    """Print rows as a table; numbers are set to the right."""
+    """Print rows as a table; numbers are set to the right.
+
+    A value that has an interval (x, x_low, x_high) is one column; what is the same in all of several rows is said once,
+    in a line below.
+    """
     if not rows:
         return
+    rows = [_with_intervals(row, digits) for row in rows]
+    names = list(rows[0])
+    same = {name for name in names if len(rows) > 1 and len({str(row.get(name)) for row in rows}) == 1}
     shown = Table(title=title or None, title_justify="left", header_style="bold")
-    for name in rows[0]:
-        numeric = all(isinstance(row.get(name), int | float) for row in rows)
-        shown.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for name in (name for name in names if name not in same):
+        values = [row.get(name) for row in rows]
+        numeric = all(isinstance(value, int | float) or str(value).endswith("]") for value in values)
+        shown.add_column(name, justify="right" if numeric else "left", no_wrap=numeric or not console.is_terminal)
     for row in rows:
-        shown.add_row(*(number(row.get(name), digits) for name in rows[0]))
-    width = None if console.is_terminal else 200  # a log file has no edge to wrap at
-    Console(width=width).print(shown) if width else console.print(shown)
+        shown.add_row(*(number(row.get(name), digits) for name in names if name not in same))
+    if console.is_terminal:
+        console.print(shown)
+    else:
+        Console(width=1000).print(shown)  # a log file has no edge to wrap at
+    said = [f"{name} {text}" for name in names if name in same and (text := number(rows[0][name], digits)) not in "-"]
+    if said:
+        console.print(f"all rows: {', '.join(said)}", highlight=False, soft_wrap=True)
+
+
+def _with_intervals(row: Mapping[str, Any], digits: int) -> dict[str, Any]:
+    """A row with every value that has an interval as `value [low, high]`."""
+    found = dict(row)
+    for name in [name for name in row if f"{name}_low" in row and f"{name}_high" in row]:
+        low, high = found.pop(f"{name}_low"), found.pop(f"{name}_high")
+        if not math.isnan(low):
+            found[name] = f"{number(row[name], digits)} [{number(low, digits)}, {number(high, digits)}]"
+    return found
 
 
 def ap_table(rules: Mapping[str, Mapping[str, float]], title: str) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,8 @@ class _Columns:
         self.level = tensor("level", torch.int64)
         self.boxes = torch.from_numpy(candidates[BOX].to_numpy(np.float32, copy=True))
         image = candidates["image_id"].to_numpy()
-        starts = np.flatnonzero(np.diff(image, prepend=image[:1] - 1)).tolist()
-        ends = [*starts[1:], len(image)]
-        self.images = [(int(image[a]), slice(a, b)) for a, b in zip(starts, ends, strict=True)]
+        bounds = [*np.flatnonzero(np.diff(image, prepend=image[:1] - 1)).tolist(), len(image)]
+        self.images = [(int(image[a]), slice(a, b)) for a, b in pairwise(bounds)]
         self.present = {number for number, _ in self.images}
         if len(self.present) < len(self.images):
             raise ValueError("candidates: the rows of an image must stand together")

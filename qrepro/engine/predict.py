@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from qrepro.boxes import clip
+from qrepro.boxes import centerness, clip, distances
 from qrepro.data.annotations import Annotations, to_coco
 from qrepro.data.loader import Batch, in_order, loader
 from qrepro.detector import Detector, Prediction
@@ -147,8 +147,7 @@ class _Scribe:
             columns = {
                 **self._place(batch, i, kept.label, boxes[i, kept.location]),
                 "score": kept.score,
-                "class_score": dense.cls[i, kept.location, kept.label],
-                "quality": _quality(dense.quality, i, kept.location),
+                **_outputs(dense, i, kept.location, kept.label),
                 "iou_truth": truth[i, kept.location],
                 "level": level[kept.location].to(torch.int8),
             }
@@ -160,11 +159,9 @@ class _Scribe:
         boxes = _original(dense.boxes, batch)
         for i in range(len(batch.index)):
             location, label, floor = gather(dense.cls[i], store)
-            place = self._place(batch, i, label, boxes[i, location])
             columns = {
-                **place,
-                "class_score": dense.cls[i, location, label],
-                "quality": _quality(dense.quality, i, location),
+                **self._place(batch, i, label, boxes[i, location]),
+                **_outputs(dense, i, location, label),
                 "iou_truth": truth[i, location],
                 "level": level[location].to(torch.int8),
                 "location": location.to(torch.int32),
@@ -173,18 +170,26 @@ class _Scribe:
             self.floors[self.annotations.images[int(batch.index[i])].id] = floor
 
     def _label(self, batch: Batch, prediction: Prediction, dense: Dense, matches: Tensor) -> None:
-        """The positives of a batch, as the training assigner finds them on the evaluation pictures."""
+        """The positives of a batch, as the training assigner finds them on the evaluation pictures.
+
+        Beside the decoded box: the centerness of the prior's centre in the truth, and its distances to the truth's
+        sides in cells, negative where it lies outside.
+        """
         found = positives(prediction, batch.truths, matches, self.objective.box)
+        priors = prediction.priors.take(found.location)
         level = prediction.priors.level()
+        labels = centerness(priors.centres(), found.truth)
+        sides = distances(priors.centres(), found.truth) / priors.stride[:, None]
         for i in range(len(batch.index)):
             mine = found.image == i
             location, label = found.location[mine], found.labels[mine]
             columns = {
                 **self._place(batch, i, label, found.decoded[mine] / batch.scale[i].repeat(2).to(found.decoded)),
-                "class_score": dense.cls[i, location, label],
-                "quality": _quality(dense.quality, i, location),
+                **_outputs(dense, i, location, label),
                 "iou": found.iou[mine],
                 "level": level[location].to(torch.int8),
+                "centerness": labels[mine],
+                **dict(zip(("left", "top", "right", "bottom"), sides[mine].unbind(-1), strict=True)),
             }
             _append(self.positives, columns)
 
@@ -201,11 +206,11 @@ def _original(boxes: Tensor, batch: Batch) -> Tensor:
     return boxes / batch.scale.repeat(1, 2)[:, None].to(boxes)
 
 
-def _quality(quality: Tensor | None, i: int, location: Tensor) -> Tensor:
-    """(K,) estimated quality at locations (K,) of image i; NaN where the detector has none."""
-    if quality is None:
-        return torch.full(location.shape, torch.nan, device=location.device)
-    return quality[i, location]
+def _outputs(dense: Dense, i: int, location: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Predicted class score and quality (K,) at pairs of image i; quality is NaN where the detector has none."""
+    none = torch.full(location.shape, torch.nan, device=location.device)
+    quality = none if dense.quality is None else dense.quality[i, location]
+    return {"class_score": dense.cls[i, location, label], "quality": quality}
 
 
 def _append(columns: Columns, values: dict[str, Tensor]) -> None:
