@@ -4,7 +4,7 @@ The Pearson correlation of GFLv2 (arXiv 2011.12885, table 6) and, beside it, wha
 agreement of the values themselves, bias and slope. A high correlation does not imply a high AP, so these rows belong
 next to an AP table, not in its place. Which pairs are compared is the caller's choice (positives of an assigner,
 candidates above a floor, final detections) and changes the numbers, as does a band of true IoU: a narrow one restricts
-the range, and lowers every correlation.
+the range, and with it the correlation as a rule.
 
 Intervals. The boxes of one image are not independent, so pairs are clustered by image: with the influence g_i of pair i
 on a statistic T (its derivative towards more weight on that pair),
@@ -13,7 +13,9 @@ on a statistic T (its derivative towards more weight on that pair),
 
 for n pairs in G images, the infinitesimal jackknife (Jaeckel 1972; Efron 1982, "The Jackknife, the Bootstrap and Other
 Resampling Plans", ch. 6), as for any cluster-robust error (Cameron and Miller 2015). Correlations are taken to Fisher's
-z = atanh T and back, and Student's t has G - 1 degrees of freedom. Without images, each pair is its own cluster.
+z = atanh T and back, and Student's t has G - 1 degrees of freedom. Without images, each pair is its own cluster. In
+simulations with image effects, intervals at 95 % cover the truth in 93 to 95 % of draws from 200 images on, 91 to 95 %
+at 10 to 50 images.
 """
 
 from __future__ import annotations
@@ -63,15 +65,15 @@ def correlation_rows(
         kendall: tau-b = mean(sgn(e_i - e_j) sgn(t_i - t_j)) / sqrt(share of e_i != e_j * share of t_i != t_j) over all
             pairs of pairs, exact at any size in O(n log^2 n);
         concordance: 2 cov(e, t) / (var e + var t + (mean e - mean t)^2), 1 only for e = t; moments divide by n as in
-            Lin (Biometrics 45, 1989, p. 257);
+            Lin (Biometrics 45, 1989);
         bias: mean(e - t), positive for a detector that believes too much;
         slope: cov(e, t) / var e, of the least-squares line of iou over estimate; 1 for a calibrated estimate;
         <statistic>_low, <statistic>_high: ends of the interval;
         interval, level: "image" or "independent", what was taken as independent, and the level.
     All but bias are nan for fewer than 2 pairs or a constant side; an interval is nan for fewer than 2 images (or
-    pairs, without images) and for pairs on a perfect line, which leave no error to estimate. Spearman's influence
-    includes that a pair moves the ranks of the others (Croux and Dehon 2010, eq. 5); Kendall's is 2 (4 H - 2 F - 2 G +
-    1 - tau) where nothing is tied (eq. 6), for the distribution functions H of both sides, F and G of one.
+    pairs, without images) and for pairs on a perfect line, which leave no error to estimate. Influences of the rank
+    correlations: Croux and Dehon (Stat. Methods Appl. 19, 2010), here with ties; that of spearman includes that a pair
+    moves the ranks of the others.
     """
     pairs = _checked(estimate, iou, image, bands, statistics, level)
     return list(_band_rows(pairs, bands, statistics, intervals, level))
@@ -218,7 +220,8 @@ def _band_rows(
 ) -> Iterator[dict[str, Any]]:
     """One row per band of pairs that have been checked."""
     for low, high in bands:
-        some = pairs[(pairs.iou >= low) & (pairs.iou <= high)]
+        inside = (pairs.iou >= low) & (pairs.iou <= high)
+        some = pairs if inside.all() else pairs[inside]
         row: dict[str, Any] = {"iou_min": low, "iou_max": high, "n": some.n, "images": some.images}
         row["mean_estimate"], row["mean_iou"] = (_mean(side) for side in (some.estimate, some.iou))
         for name in statistics:
@@ -320,10 +323,10 @@ def _smaller_before(code: np.ndarray) -> np.ndarray:
     n = len(code)
     bits = max(n - 1, 1).bit_length()
     size = 1 << bits
-    # one sortable number: code above, place below, counted from the end so that an equal code to the left sorts later
-    keys = np.full(size, n << bits, dtype=np.int64)
-    keys[:n] = code.astype(np.int64) << bits
-    keys += np.arange(size)[::-1]
+    # one sortable number: code above, place below, counted from the end so that an equal code to the left sorts later;
+    # what fills up the last block stands right of everything, and so is never counted
+    keys = np.arange(size)[::-1].copy()
+    keys[:n] += code << bits
     smaller = np.zeros(size, dtype=np.int64)
     for bit in range(bits):
         width = 2 << bit

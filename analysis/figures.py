@@ -89,7 +89,7 @@ def estimate_clouds(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) ->
 
 def candidate_clouds(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> Iterator[Plot]:
     """Estimated quality against class score before NMS (GFL fig. 2b), of recipes whose candidates were stored."""
-    stored = [run for run in _first(runs) if (run.path / "candidates.parquet").is_file() and has_estimate(run)]
+    stored = [run for run in _first(runs) if run.has("candidates.parquet") and has_estimate(run)]
     for some in _blocks(stored):
         panels = {}
         for run in some:
@@ -102,7 +102,7 @@ def candidate_clouds(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -
 
 def diagrams(runs: Sequence[Run]) -> Iterator[Plot]:
     """Reliability of the recipe's own ranking: precision (D-ECE), then IoU (LaECE0); of each recipe the first seed."""
-    first = _first(runs)
+    first = _first([run for run in runs if run.rule in run.rules])
     for metric, observed in ((D_ECE, "precision"), (LAECE0, "mean IoU")):
         for some in _blocks(first):
             panels = {}
@@ -118,7 +118,8 @@ def diagrams(runs: Sequence[Run]) -> Iterator[Plot]:
 
 def histograms(runs: Sequence[Run]) -> Iterator[Plot]:
     """Labels of the positives (GFL fig. 12) and, beside them, their regression targets (GFL fig. 5c)."""
-    first = [run for run in _first(runs) if {"centerness", *SIDES} <= set(run.positives)]
+    known = [run for run in runs if run.has("positives.parquet")]
+    first = [run for run in _first(known) if {"centerness", *SIDES} <= set(run.positives)]
     for run in first:
         about = f"Positive locations of {run.recipe} on the evaluation images."
         labels = {"IoU": run.positives["iou"], "centerness": run.positives["centerness"]}
@@ -130,7 +131,7 @@ def histograms(runs: Sequence[Run]) -> Iterator[Plot]:
 
 def losses(runs: Sequence[Run]) -> Iterator[Plot]:
     """Training losses, and that of the quality branch alone (GFLv2 fig. 8)."""
-    logs = {f"{run.recipe} seed {run.seed}": run.log for run in runs}
+    logs = {f"{run.recipe} seed {run.seed}": run.log for run in runs if run.has("log.jsonl")}
     yield loss_curves(logs)
     taught = {name: log for name, log in logs.items() if "quality" in log}
     if taught:
@@ -144,7 +145,9 @@ def thresholds(runs: Sequence[Run]) -> Plot:
         means = mean_metrics(recipes[row["recipe"]])
         for rule in dict.fromkeys([BASELINE, row["estimate_rule"], row["oracle_rule"]]):
             if rule in means:
-                lines[f"{row['recipe']}: {rule}"] = [means[rule][threshold_name(t)] for t in COCO_THRESHOLDS]
+                lines[f"{row['recipe']}: {rule}"] = [
+                    means[rule].get(threshold_name(t), math.nan) for t in COCO_THRESHOLDS
+                ]
     return ap_by_threshold(COCO_THRESHOLDS, lines, about="Best rule of each kind on this split, mean over seeds.")
 
 

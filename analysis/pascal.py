@@ -45,7 +45,7 @@ def read_pascal(
     folder, name = _folder(root, split)
     xml = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
     files = _files(folder, xml, name)
-    trees = {file: _parse(file) for file in files}
+    trees = {file: _parse(file) for file in files}  # a list may name an image twice
     if classes is None:
         rest = [_parse(file) for file in xml.glob("*.xml") if file not in trees]
         named = {_name(node) for tree in [*trees.values(), *rest] for node in tree.findall("object")}
@@ -101,7 +101,7 @@ def _folder(root: Path, split: str | None) -> tuple[Path, str | None]:
 
 
 def _files(folder: Path, xml: Path, split: str | None) -> list[Path]:
-    """The XML files of a split, each once; of the default split where none is asked for."""
+    """The XML files of a split, as listed; of the default split where none is asked for."""
     lists = {file.stem: file for file in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}
     if split is None:
         split = next((name for name in DEFAULT_SPLITS if name in lists), None)
@@ -119,7 +119,7 @@ def _files(folder: Path, xml: Path, split: str | None) -> list[Path]:
     names = [line.split()[0] for line in lists[split].read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{lists[split]}: the list of images is empty")
-    return [xml / f"{name}.xml" for name in dict.fromkeys(names)]
+    return [xml / f"{name}.xml" for name in names]
 
 
 def _parse(file: Path) -> ElementTree.Element:

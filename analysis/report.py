@@ -16,13 +16,23 @@ import numpy as np
 import pandas as pd
 
 from analysis import page
-from analysis.figures import estimate_clouds, score_clouds, sweeps
+from analysis.calibration import calibration_rows
+from analysis.figures import (
+    candidate_clouds,
+    diagrams,
+    estimate_clouds,
+    histograms,
+    losses,
+    score_clouds,
+    sweeps,
+    thresholds,
+)
+from analysis.lrp import lrp_rows
 from analysis.oracle import alpha_rows
-from analysis.plots import loss_curves
 from analysis.runs import Run, find_runs
-from analysis.samples import correlation_study, positive_pairs
+from analysis.samples import correlation_study, detection_sets, positive_pairs
 from analysis.summary import by_recipe, mean_metrics, summary_rows
-from analysis.tables import read_table
+from analysis.tables import read_table, readable
 
 QUESTION = "Does the detector know how good its boxes are?"
 SHOWN_METRICS = ["AP", *(f"AP{t}" for t in range(50, 100, 5)), "APS", "APM", "APL", "AR1", "AR10", "AR100", "n_classes"]
@@ -41,6 +51,16 @@ DEFINITIONS = [
      "locations of the training assigner on the evaluation images. ρ is Spearman's rank correlation."),
     ("Bias, slope", "Bias: mean u minus mean IoU, positive for a detector that believes too much. Slope: of the "
      "least-squares line of IoU over u, 1 when calibrated."),
+    ("Concordance", "Lin's coefficient 2 cov(u, IoU) / (var u + var IoU + (mean u - mean IoU)²): 1 only where u is the "
+     "IoU itself. Brackets: intervals of 95 %, clustered by image."),
+    ("D-ECE", "Share-weighted mean over 10 bins of score of |mean score - precision|, score from 0.3, true positive "
+     "from IoU 0.5, detections pooled (Küppers et al. 2020, settings of Kuzucu et al. 2024)."),
+    ("LaECE, LaECE0, LaACE0", "|mean score - precision × mean IoU| over 25 bins with true positives from IoU 0.1 "
+     "(Oksuz et al. 2023); |mean score - mean IoU| over 25 bins with any overlap; the same with a bin a detection "
+     "(Kuzucu et al. 2024). Mean over classes with detections, all scores."),
+    ("oLRP", "Lowest LRP over score thresholds, mean over classes; LRP is the mean of (1 - IoU) / 0.5 over true "
+     "positives and 1 over false positives and negatives. loc: mean 1 - IoU, fp: 1 - precision, fn: 1 - recall there "
+     "(Oksuz et al. 2018). 0 is perfect."),
     ("±", "Standard deviation over seeds (n - 1)."),
 ]  # fmt: skip
 
@@ -114,9 +134,9 @@ def _profile_section(profile: str, runs: Sequence[Run]) -> str:
         parts += [page.subheading("AP by scoring rule")]
         recipes = by_recipe(evaluated)
         parts += [page.details(name, _rules(some), opened=len(recipes) <= 3) for name, some in recipes.items()]
-    logs = {run.name: run.log for run in runs if (run.path / "log.jsonl").is_file()}
-    if logs:
-        parts += [page.subheading("Training"), page.figure(loss_curves(logs), wide=True)]
+    logged = [run for run in runs if run.has("log.jsonl")]
+    if logged:
+        parts += [page.subheading("Training"), *(page.figure(plot, wide=True) for plot in losses(logged))]
     if waiting:
         parts.append(page.note(f"Not evaluated: {', '.join(waiting)}."))
     return page.section(f"profile-{profile}", f"Profile {profile}", parts)
@@ -161,18 +181,52 @@ def _summary_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _figures(runs: Sequence[Run]) -> list[str]:
-    """Score against IoU, AP against alpha and estimate against IoU."""
+    """Score against IoU, AP against alpha, estimate against IoU, calibration, labels."""
     parts = [page.subheading("Do scores follow IoU?")]
     parts += [page.figure(plot, "png", "Confidence against IoU_eval", wide=True) for plot in score_clouds(runs)]
+    before = [page.figure(plot, "png", "Quality against class score", wide=True) for plot in candidate_clouds(runs)]
+    if before:
+        parts += [page.subheading("And before NMS?"), *before]
     swept = [page.figure(plot, heading=f"AP against alpha of {recipe}") for recipe, plot in sweeps(runs).items()]
-    if swept:
-        parts += [page.subheading("What is the estimate worth, and a perfect one?"), page.side_by_side(swept)]
+    parts += [page.subheading("What is the estimate worth, and a perfect one?")]
+    parts.append(page.side_by_side([*swept, page.figure(thresholds(runs), heading="AP at each IoU threshold")]))
     clouds = [page.figure(plot, "png", "Estimate against true IoU", wide=True) for plot in estimate_clouds(runs)]
     if clouds:
-        table = pd.DataFrame([row for run in runs for row in correlation_study(positive_pairs(run))])
-        parts += [page.subheading("Is the estimate right?"), *clouds, page.table(table)]
-        parts.append(page.note("One row per band of true IoU, both ends included."))
-    return parts
+        known = [run for run in runs if run.has("positives.parquet")]
+        study = [row for run in known for row in correlation_study(positive_pairs(run))]
+        parts += [page.subheading("Is the estimate right?"), *clouds, *_table(study)]
+        parts.append(page.note("Over positives, one row per band of true IoU, both ends included."))
+    drawn = [page.figure(plot, heading="Labels and targets of the positives") for plot in histograms(runs)]
+    if drawn:
+        parts += [page.subheading("What is it taught?"), page.side_by_side(drawn)]
+    return [*parts, *_errors(runs)]
+
+
+def _errors(runs: Sequence[Run]) -> list[str]:
+    """Calibration of the recipes' own rankings, and the parts of their error."""
+    calibrated: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] = []
+    for found in detection_sets([run for run in runs if run.rule in run.rules]):
+        about = {"run": found.name, "rule": found.rule}
+        calibrated += [{**about, **row} for row in calibration_rows(found.truths, found.detections)]
+        errors.append({**about, **lrp_rows(found.truths, found.detections)[-1]})
+    if not errors:
+        return []
+    figures = [page.figure(plot, heading="Reliability", wide=True) for plot in diagrams(runs)]
+    shown = [name for name in errors[0] if name not in ("category_id", "class", "threshold")]
+    return [
+        page.subheading("Is the score calibrated?"),
+        *figures,
+        *_table(calibrated),
+        page.subheading("What are the errors?"),
+        *_table([{name: row[name] for name in shown} for row in errors]),
+    ]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows of an analysis, and below them what is the same in all."""
+    varying, same = readable(rows, 3)
+    return [page.table(pd.DataFrame(varying)), *([page.note(f"All rows: {same}.")] if same else [])]
 
 
 def _rules(runs: Sequence[Run]) -> list[str]:

@@ -49,10 +49,14 @@ class Run:
         """Recipe, profile and seed in one label."""
         return f"{self.recipe} / {self.profile} / seed {self.seed}"
 
+    def has(self, name: str) -> bool:
+        """Whether the folder holds a file of this name: each belongs to a step that may not have been run."""
+        return (self.path / name).is_file()
+
     @property
     def evaluated(self) -> bool:
         """Whether the run has been evaluated."""
-        return (self.path / "metrics.json").is_file()
+        return self.has("metrics.json")
 
     @property
     def rules(self) -> list[str]:

@@ -104,7 +104,7 @@ def correlation_study(
         if name not in GROUPS:
             raise ValueError(f"correlation can be grouped by {' or '.join(GROUPS)}, got {name!r}")
     boxes = pairs.boxes
-    labels = {"class": boxes["category"], "size": size_labels(boxes["area"])}
+    labels: dict[str, Any] = {"class": boxes["category"], "size": size_labels(boxes["area"])}
     options: dict[str, Any] = {"image": boxes["image_id"], "statistics": statistics, "intervals": intervals}
     rows = []
     for name, estimate in pairs.estimates.items():

@@ -124,7 +124,7 @@ def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def has_estimate(run: Run) -> bool:
     """Whether the run has positives with an estimate of quality."""
-    return (run.path / "positives.parquet").is_file() and bool(run.positives["quality"].notna().any())
+    return run.has("positives.parquet") and bool(run.positives["quality"].notna().any())
 
 
 def estimates(run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -289,6 +289,20 @@ def test_seeds_are_pooled_fixed_or_resampled():
     assert mixed["seeds"] == "resampled" and mixed["p_value"] == pytest.approx(0.5, abs=0.055)
 
 
+def test_a_run_without_a_value_leaves_its_side_without_one():
+    """Also on those draws that take only the other run."""
+    (row,) = interval_rows([made([1] * 21), made([math.nan] * 21)])
+    assert row["undefined"] == row["draws"] == 20
+    assert all(math.isnan(row[name]) for name in ("value", "low", "high"))
+
+
+def test_the_seed_of_the_draws_is_that_of_the_pools_too():
+    values = np.random.default_rng(0).random((2, 21))
+    lows = {interval_rows([made(v, seed=seed) for v in values])[0]["low"] for seed in range(5)}
+    assert len(lows) == 5
+    assert interval_rows([made(v) for v in values]) == interval_rows([made(v) for v in values])
+
+
 def test_seeds_are_drawn_apart_from_images():
     """Two runs that go up and down with the images in the opposite way: their mean over fixed seeds stands still."""
     weights = draw_weights(20, 500)[0].astype(float)

@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis.correlation import STATISTICS, binned_rows, correlation_rows, grouped_rows, size_labels
 
+pytestmark = pytest.mark.filterwarnings("error")
 ALL = [(-math.inf, math.inf)]
 BY_Z = STATISTICS[:4]
 
@@ -86,8 +87,8 @@ def test_kendall_of_more_pairs_than_are_merged_at_once(digits):
 
 def test_both_ends_of_a_band_belong_to_it():
     iou = [0.49, 0.5, 0.75, 0.76]
-    rows = correlation_rows(iou, iou, bands=[(0.5, 0.75), (0.75, 1), (0.8, 1)], image=[4, 4, 9, 9])
-    assert [(row["n"], row["images"]) for row in rows] == [(2, 2), (2, 1), (0, 0)]
+    rows = correlation_rows(iou, iou, bands=[(0.5, 0.75), (0.75, 1), (0.8, 1), (0.5, 0.5)], image=[4, 4, 9, 9])
+    assert [(row["n"], row["images"]) for row in rows] == [(2, 2), (2, 1), (0, 0), (1, 1)]
 
 
 def test_undefined_values_are_nan_not_zero():
@@ -168,6 +169,15 @@ def test_the_interval_of_the_bias_is_students():
     assert ends(alone, "bias") == pytest.approx(stats.ttest_1samp(e - t, 0).confidence_interval())
     means = (e - t).reshape(5, 12).mean(axis=0)
     assert ends(clustered, "bias") == pytest.approx(stats.ttest_1samp(means, 0).confidence_interval(0.95))
+
+
+def test_two_images_have_an_interval_and_one_has_none():
+    """Mean errors 0.1 and 0.3: half their difference, 0.1, times tan(0.475 pi), Student's 97.5 % at one degree."""
+    e, t = [0.1, 0.1, 0.5, 0.6], [0, 0, 0.2, 0.3]
+    two, one = (correlation_rows(e, t, image=image)[0] for image in ([1, 1, 2, 2], [1, 1, 1, 1]))
+    reach = 0.1 * math.tan(0.475 * math.pi)
+    assert ends(two, "bias") == pytest.approx((0.2 - reach, 0.2 + reach))
+    assert all(math.isnan(end) for name in STATISTICS for end in ends(one, name))
 
 
 def test_the_independent_interval_of_pearson_is_near_fishers_on_normal_pairs():

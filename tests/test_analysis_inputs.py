@@ -116,6 +116,7 @@ def test_bad_truths_name_file_and_record(tmp_path, change, message):
 @pytest.mark.parametrize("value, message", [
     ({"images": [], "annotations": []}, "no 'categories' among .'images', 'annotations'."),
     ([], "got a list$"),
+    ([OBJECT], "got a list$"),
     (RESULTS, "got a list that looks like detections"),
     ("x", "got 'x'"),
 ])  # fmt: skip
@@ -124,15 +125,18 @@ def test_what_is_no_ground_truth_is_said_to_be_none(tmp_path, value, message):
         read_truths(write(tmp_path / "truths.json", value))
 
 
-def test_truths_outside_their_image_are_warned_of(tmp_path):
-    # image 5 is 64 x 48; image 2 has no size, so that nothing is beyond it but what is left of or above it
-    boxes = [(5, [65, 0, 1, 1]), (5, [63, 0, 9, 9]), (5, [64, 48, 0, 0]), (5, [0, 49, 1, 1]), (2, [999, 999, 1, 1]),
-             (2, [-3, 0, 2, 1]), (5, [0, -2, 9, 1]), (5, [-9, -9, 99, 99]), (5, [0, 0, 64, 48])]  # fmt: skip
+@pytest.mark.parametrize("size", [{}, {"width": 0, "height": 0}, {"width": None}])
+def test_truths_outside_their_image_are_warned_of(tmp_path, size):
+    # image 5 is 64 x 48; image 2 has no size, or one of 0, so that only what is left of it or above is outside
+    outside = [(5, [65, 0, 1, 1]), (5, [0, 49, 1, 1]), (2, [-3, 0, 2, 1]), (5, [0, -2, 9, 1])]
+    touching = [(5, [64, 48, 0, 0]), (5, [-3, -3, 3, 3]), (2, [999, 999, 1, 1])]
+    boxes = [*outside, *touching, (5, [63, 0, 9, 9]), (5, [-9, -9, 99, 99]), (5, [0, 0, 64, 48])]
     change = {"annotations": [OBJECT | {"image_id": image, "bbox": box} for image, box in boxes]}
-    path = write(tmp_path / "truths.json", TRUTHS | change)
-    message = r"4 of 9 annotations: box x1 y1 x2 y2 lies outside its image, first annotations\[0\]: \[65.0, 0.0, 66.0"
+    images = [TRUTHS["images"][0], TRUTHS["images"][1] | size]
+    path = write(tmp_path / "truths.json", TRUTHS | change | {"images": images})
+    message = r"4 of 10 annotations: box x1 y1 x2 y2 lies outside its image, first annotations\[0\]: \[65.0, 0.0, 66.0"
     with pytest.warns(UserWarning, match=message) as caught:
-        assert len(read_truths(path).annotations) == 9
+        assert len(read_truths(path).annotations) == 10
     assert len(caught) == 1 and caught[0].filename == __file__
 
 
@@ -156,7 +160,9 @@ def test_coco_results_become_corners(tmp_path, packed, how):
 def test_plain_results_are_never_read_record_by_record(tmp_path, monkeypatch, how):
     monkeypatch.setattr(analysis.detections, "read_json", None)
     extra = {"segmentation": {"size": [4, 4], "counts": "}{ ,"}, "class_score": None}
-    frame = read_detections(write(tmp_path / "found.json", [RESULTS[0] | extra, *RESULTS], **how))
+    path = write(tmp_path / "found.json", [RESULTS[0] | extra, *RESULTS], **how)
+    path.write_text(path.read_text() + "\n")
+    frame = read_detections(path)
     assert frame["image_id"].tolist() == [5, 5, 2]
 
 
@@ -209,6 +215,9 @@ def test_parquet_of_results_equals_their_json(tmp_path, truths):
     expected = read_detections(write(tmp_path / "found.json", RESULTS), truths)
     pd.DataFrame(RESULTS).to_parquet(tmp_path / "found.parquet")
     pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet", truths), expected)
+    both = pd.DataFrame(RESULTS).assign(category="never read", **{name: expected[name] for name in BOX})
+    both.assign(bbox="never read").to_parquet(tmp_path / "found.parquet")
+    pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet", truths), expected)
     named = [record | {"image_id": name} for record, name in zip(RESULTS, ["a", "b.png"], strict=True)]
     frame = pd.DataFrame(named).rename(columns={"category_id": "category"}).replace({"category": {1: "disc"}})
     frame["category"] = ["disc", "square"]
@@ -241,7 +250,7 @@ def test_no_detections_are_legal_and_score_zero(tmp_path, truths):
     ("a.png", {"category": "disc"}),
     ("x/a", {"category_id": "disc"}),
     ("a", {"category_id": None, "category": "disc"}),
-    (5, {"category_id": 1, "category": "never read"}),
+    ("a", {"category_id": 1, "category": "never read"}),
 ])  # fmt: skip
 def test_names_of_the_ground_truth_stand_for_ids(tmp_path, truths, image, category):
     first = {"image_id": image, "bbox": [0, 0, 1, 1], "score": 0.5} | category
@@ -250,7 +259,8 @@ def test_names_of_the_ground_truth_stand_for_ids(tmp_path, truths, image, catego
 
 
 def test_a_name_that_two_records_share_stands_for_neither(tmp_path):
-    images = [{"id": 1, "file_name": "x/a.jpg"}, {"id": 2, "file_name": "y/a.jpg"}, {"id": 3, "file_name": "a"}]
+    files = ["x/a.jpg", "y/a.jpg", "a", "c.jpg", "c.jpg.png"]
+    images = [{"id": number, "file_name": file} for number, file in enumerate(files, start=1)]
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]
     value = {"images": images, "categories": categories, "annotations": []}
     truths = read_truths(write(tmp_path / "truths.json", value))
@@ -259,7 +269,8 @@ def test_a_name_that_two_records_share_stands_for_neither(tmp_path):
         records = [{"image_id": name, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5} for name in names]
         return read_detections(write(tmp_path / "found.json", records), truths)["image_id"].tolist()
 
-    assert ids("x/a.jpg", "y/a", "a", 2) == [1, 2, 3, 2]  # "a" is a whole file name before it is the stem of others
+    # a whole file name goes before the stem of another
+    assert ids("x/a.jpg", "y/a", "a", 2, "c.jpg", "c") == [1, 2, 3, 2, 4, 4]
     with pytest.raises(ValueError, match=r"detections\[1\]: image_id .* name that just one .*, got 'a.jpg'"):
         ids("a", "a.jpg")
     with pytest.raises(ValueError, match=r"detections\[0\]: category_id .* name that just one .*, got 'cat'"):
@@ -396,6 +407,8 @@ def test_files_that_are_not_what_they_claim(tmp_path):
         ("a.json", b"", "not JSON"),
         ("a.json", json.dumps(RESULTS).encode()[:-20], "not JSON"),
         ("a.json", json.dumps(RESULTS).encode().replace(b"}, {", b"} {"), "not JSON"),
+        ("a.json", b"(" + json.dumps(RESULTS).encode()[1:], "not JSON"),
+        ("a.json", json.dumps(RESULTS).encode()[:-1] + b")", "not JSON"),
         ("a.json", b"[" * 100_000, "not JSON"),
         ("a.json", b"\xff\xfe\x00", "not JSON"),
         ("a.json.gz", b"plain", "cannot be read"),

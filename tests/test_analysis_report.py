@@ -169,4 +169,4 @@ def test_a_run_with_metrics_only_is_shown(tmp_path):
     for file in [*path.glob("detections/*"), path / "positives.parquet", path / "log.jsonl"]:
         file.unlink()
     text = build_report(tmp_path, tmp_path).read_text()
-    assert "IoU-aware AP" in text and text.count("<figure>") == 1  # only AP against alpha needs no more than metrics
+    assert "IoU-aware AP" in text and text.count("<figure>") == 2  # AP against alpha and threshold need no more

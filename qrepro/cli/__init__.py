@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from qrepro.cli import analyze, data, demo, evaluate, recipes, rescore, tables, train
+from qrepro.cli import analyze, benchmark, data, demo, evaluate, recipes, rescore, tables, train
 from qrepro.cli.failure import guarded
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("rescore")(rescore.rescore)
 app.add_typer(analyze.app, name="analyze")
+app.command("benchmark")(benchmark.benchmark)
 app.command("tables")(tables.tables)
 app.command("report")(tables.report)
 

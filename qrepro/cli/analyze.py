@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 from qrepro.cli import options as o
 
 if TYPE_CHECKING:
+    from analysis.ap import APResult
     from analysis.plots import Plot
     from analysis.runs import Run
     from analysis.samples import DetectionSet, Pairs
@@ -67,8 +68,6 @@ def ap(
     """AP at every threshold, by size, per class; VOC mAP; precision-recall curves."""
     from analysis.ap import ap_metrics, class_metrics, evaluate
     from analysis.matching import COCO_THRESHOLDS
-    from analysis.plots import precision_recall
-    from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
 
     levels = tuple(o.numbers(thresholds, "--thresholds")) if thresholds else COCO_THRESHOLDS
     rows, per_class, drawn = [], [], []
@@ -76,14 +75,11 @@ def ap(
         result = evaluate(found.truths, found.detections, levels, max_dets, engine)
         about = {"run": found.name, "rule": found.rule}
         rows.append({**about, "metric": "COCO", **ap_metrics(result)})
-        for kind in INTERPOLATIONS if voc else ():
-            metrics = voc_metrics(evaluate_voc(found.truths, found.detections, levels, kind))
-            rows.append({**about, "metric": f"VOC {kind}", **metrics})
+        rows += [{**about, **row} for row in _voc(found, levels)] if voc else []
         per_class += [{**about, **row} for row in class_metrics(result)]
         if curves and (rule or found.own):
-            lines = {f"IoU {t:g}": result.precision[i, :, :, 0, -1] for i, t in enumerate(result.thresholds)}
             title = f"{found.name}: {found.rule}"
-            drawn.append((o.file_name(title), precision_recall(result.recalls, lines, graded=True, title=title)))
+            drawn.append((o.file_name(title), _curves(result, title)))
     left_out = {row["category"] for row in per_class if row["AP"] != row["AP"]}
     notes = [f"Without truth, so in no mean: {', '.join(sorted(left_out))}."] if left_out else []
     _write(rows, "ap", results, out, notes=notes)
@@ -91,6 +87,22 @@ def ap(
         _write(per_class, "ap_classes", results, out)
     for name, figure in drawn:
         _draw(figure, f"precision_recall-{name}", results, out)
+
+
+def _voc(found: DetectionSet, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+    """PASCAL's metrics of a detection set, one row per interpolation."""
+    from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
+
+    results = {kind: evaluate_voc(found.truths, found.detections, thresholds, kind) for kind in INTERPOLATIONS}
+    return [{"metric": f"VOC {kind}", **voc_metrics(result)} for kind, result in results.items()]
+
+
+def _curves(result: APResult, title: str) -> Plot:
+    """Precision against recall, a line per threshold."""
+    from analysis.plots import precision_recall
+
+    lines = {f"IoU {t:g}": result.precision[i, :, :, 0, -1] for i, t in enumerate(result.thresholds)}
+    return precision_recall(result.recalls, lines, graded=True, title=title)
 
 
 @app.command("pcc")
@@ -115,7 +127,6 @@ def pcc(
 ) -> None:
     """Correlation of estimated and true IoU with intervals: GFLv2's PCC, and what it does not show."""
     from analysis.correlation import STATISTICS
-    from analysis.plots import correlation_by_group
     from analysis.samples import correlation_study
 
     wanted = tuple(statistics.split(",")) if statistics else STATISTICS
@@ -126,6 +137,8 @@ def pcc(
         grouped = [row for pairs in samples for row in correlation_study(pairs, [group], [(0.0, 1.0)], wanted)]
         _write(grouped, f"pcc_by_{group}", results, out, digits=3)
         if "pearson" in wanted:
+            from analysis.plots import correlation_by_group
+
             lines: dict[str, list[dict[str, Any]]] = {}
             for row in grouped:
                 mark = {name: row[name] for name in (group, "n", "pearson")}

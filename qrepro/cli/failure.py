@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
+from typing import Any
 
 import typer
 
@@ -14,7 +16,9 @@ WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 def guarded(app: typer.Typer, arguments: list[str] | None = None) -> int:
     """Exit code of a command. QREPRO_DEBUG=1 lets tracebacks through."""
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return int(app(arguments, standalone_mode=False) or 0)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except Exception as error:
@@ -25,6 +29,12 @@ def guarded(app: typer.Typer, arguments: list[str] | None = None) -> int:
         if os.environ.get("QREPRO_DEBUG"):
             raise
         return _say(*_verdict(error))
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """A warning as one line; what libraries tell their own callers is of no use to the user of a command."""
+    if category is UserWarning:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _verdict(error: Exception) -> tuple[str, int]:

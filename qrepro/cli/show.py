@@ -39,33 +39,22 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "", digits: int = 1) -
     """
     if not rows:
         return
-    rows = [_with_intervals(row, digits) for row in rows]
-    names = list(rows[0])
-    same = {name for name in names if len(rows) > 1 and len({str(row.get(name)) for row in rows}) == 1}
+    from analysis.tables import readable
+
+    varying, same = readable(rows, digits)
     shown = Table(title=title or None, title_justify="left", header_style="bold")
-    for name in (name for name in names if name not in same):
-        values = [row.get(name) for row in rows]
+    for name in varying[0]:
+        values = [row.get(name) for row in varying]
         numeric = all(isinstance(value, int | float) or str(value).endswith("]") for value in values)
         shown.add_column(name, justify="right" if numeric else "left", no_wrap=numeric or not console.is_terminal)
-    for row in rows:
-        shown.add_row(*(number(row.get(name), digits) for name in names if name not in same))
+    for row in varying:
+        shown.add_row(*(number(row.get(name), digits) for name in varying[0]))
     if console.is_terminal:
         console.print(shown)
     else:
         Console(width=1000).print(shown)  # a log file has no edge to wrap at
-    said = [f"{name} {text}" for name in names if name in same and (text := number(rows[0][name], digits)) not in "-"]
-    if said:
-        console.print(f"all rows: {', '.join(said)}", highlight=False, soft_wrap=True)
-
-
-def _with_intervals(row: Mapping[str, Any], digits: int) -> dict[str, Any]:
-    """A row with every value that has an interval as `value [low, high]`."""
-    found = dict(row)
-    for name in [name for name in row if f"{name}_low" in row and f"{name}_high" in row]:
-        low, high = found.pop(f"{name}_low"), found.pop(f"{name}_high")
-        if not math.isnan(low):
-            found[name] = f"{number(row[name], digits)} [{number(low, digits)}, {number(high, digits)}]"
-    return found
+    if same:
+        console.print(f"all rows: {same}", highlight=False, soft_wrap=True)
 
 
 def ap_table(rules: Mapping[str, Mapping[str, float]], title: str) -> None:
