@@ -106,7 +106,7 @@ def test_calibration_and_lrp_of_a_file(capsys, tmp_path, files, truths, found):
     assert code == 0, err
     mean = table(tmp_path, "lrp").iloc[-1]
     assert mean["value"] == pytest.approx(lrp_rows(truths, found, 0.6)[-1]["value"])
-    assert "tau 0.600" in out
+    assert "tau 0.6" in out
 
 
 def test_detections_after_nms_are_ranked_again_and_said_to_be(capsys, tmp_path, files):

@@ -141,9 +141,7 @@ def pcc(
 
             lines: dict[str, list[dict[str, Any]]] = {}
             for row in grouped:
-                mark = {name: row[name] for name in (group, "n", "pearson")}
-                mark |= {"low": row["pearson_low"], "high": row["pearson_high"]}
-                lines.setdefault(f"{row['run']}: {row['estimate']}", []).append(mark)
+                lines.setdefault(f"{row.pop('run')}: {row['estimate']}", []).append(row)
             about = f"Over {samples[0].about['over']}; intervals of 95 %, clustered by image."
             plot = correlation_by_group(lines, group, ordered=group == "size", about=about)
             _draw(plot, f"pcc_by_{group}_intervals", results, out)

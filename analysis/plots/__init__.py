@@ -1,0 +1,35 @@
+"""Figures of the papers and of this suite, each as PNG, SVG and a CSV of its points.
+
+Every function takes arrays or rows and returns a `Plot`; nothing touches pyplot or the global rcParams.
+"""
+
+from analysis.plots.analytic import iou_gradient, perturbation, qfl_curves
+from analysis.plots.calibration import reliability
+from analysis.plots.intervals import correlation_by_group, difference_interval
+from analysis.plots.labels import label_histograms, target_histogram
+from analysis.plots.precision import ap_by_threshold, ap_vs_alpha, precision_recall
+from analysis.plots.scores import SAMPLE, class_vs_iou_score, estimate_vs_iou, score_vs_iou, top1_vs_iou
+from analysis.plots.style import Plot
+from analysis.plots.training import loss_curves, quality_loss_curves
+
+__all__ = [
+    "SAMPLE",
+    "Plot",
+    "ap_by_threshold",
+    "ap_vs_alpha",
+    "class_vs_iou_score",
+    "correlation_by_group",
+    "difference_interval",
+    "estimate_vs_iou",
+    "iou_gradient",
+    "label_histograms",
+    "loss_curves",
+    "perturbation",
+    "precision_recall",
+    "qfl_curves",
+    "quality_loss_curves",
+    "reliability",
+    "score_vs_iou",
+    "target_histogram",
+    "top1_vs_iou",
+]
