@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from qrepro.boxes import Anchors, Truths, aligned_giou, aligned_iou, centerness, clip, distances, nearest_truth, pairwise_iou
+from qrepro.boxes import (
+    Anchors,
+    Truths,
+    aligned_giou,
+    aligned_iou,
+    centerness,
+    clip,
+    distances,
+    nearest_truth,
+    pairwise_iou,
+)
 from qrepro.represent import Delta
 
 

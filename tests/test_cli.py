@@ -312,8 +312,8 @@ def test_rules_that_are_evaluated():
     assert names(False, "class", True, ["0.2"], []) == ["class", "oracle-product", "oracle-power-0.2"]
     with pytest.raises(ValueError, match="no quality estimate"):
         names(False, "class", False, [], ["product"])
-    assert numbers("0.3:1.0:0.1") == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    assert numbers("0.5,1") == [0.5, 1.0]
+    assert numbers("0.3:1.0:0.1", "--alpha") == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert numbers("0.5,1", "--alpha") == [0.5, 1.0]
 
 
 def test_help_is_fast():

@@ -47,7 +47,7 @@ def table(folder, name):
 def test_ap_of_a_file(capsys, tmp_path, files, truths, found, name, engine):
     code, out, err = run(
         capsys, "analyze", "ap", "--detections", files / name, "--annotations", files / "truths.json", "--out",
-        tmp_path, "--engine", engine, "--thresholds", "0.3:0.5:0.1", "--classes", "--curves", "--voc",
+        tmp_path, "--engine", engine, "--thresholds", "0.3:0.5:0.1", "--per-class", "--curves", "--voc",
     )  # fmt: skip
     assert (code, err) == (0, "")
     rows = table(tmp_path, "ap")

@@ -46,7 +46,7 @@ def test_fuse_does_not_underflow_in_float32():
 def test_alpha_half_ranks_as_the_product():
     generator = torch.Generator().manual_seed(0)
     p, u = torch.randn(1, 50, 3, generator=generator), torch.randn(1, 50, generator=generator)
-    product, root = (fuse(logsigmoid(p)(u), Rule.parse(n)) for n in ("product", "power-0.5"))
+    product, root = (fuse(logsigmoid(p), logsigmoid(u), Rule.parse(n)) for n in ("product", "power-0.5"))
     assert torch.equal(product.flatten().argsort(), root.flatten().argsort())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,9 @@ Annotations = Annotated[
     Path | None, typer.Option("--annotations", help="Their ground truth: COCO file (.json, .json.gz) or VOC folder.")
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Of a VOC folder. [default: test, val or all]")]
+Classes = Annotated[
+    str | None, typer.Option("--classes", help="Of a VOC folder, in the order of their ids: A,B,C. [default: sorted]")
+]
 Rules = Annotated[
     list[str] | None, typer.Option("--rule", help="Scoring rule of runs, or all; repeatable. [default: the recipe's]")
 ]
@@ -53,13 +57,14 @@ def ap(
     detections: Detections = None,
     annotations: Annotations = None,
     split: Split = None,
+    classes: Classes = None,
     rule: Rules = None,
     thresholds: Annotated[
         str | None, typer.Option("--thresholds", help="IoU thresholds: 0.5,0.75 or first:last:step. [default: COCO's]")
     ] = None,
     max_dets: MaxDets = 100,
     voc: Annotated[bool, typer.Option("--voc", help="Also VOC's mAP, 11-point and all-point.")] = False,
-    classes: Annotated[bool, typer.Option("--classes", help="Also a table with a row per class.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also a table with a row per class.")] = False,
     curves: Annotated[bool, typer.Option("--curves", help="Also precision-recall curves and their points.")] = False,
     engine: Engine = None,
     results: Results = o.RESULTS,
@@ -70,21 +75,21 @@ def ap(
     from analysis.matching import COCO_THRESHOLDS
 
     levels = tuple(o.numbers(thresholds, "--thresholds")) if thresholds else COCO_THRESHOLDS
-    rows, per_class, drawn = [], [], []
-    for found in _sets(runs, detections, annotations, split, rule or ["all"], results):
+    rows, categories, drawn = [], [], []
+    for found in _sets(runs, detections, annotations, split, classes, rule or ["all"], results):
         result = evaluate(found.truths, found.detections, levels, max_dets, engine)
         about = {"run": found.name, "rule": found.rule}
         rows.append({**about, "metric": "COCO", **ap_metrics(result)})
         rows += [{**about, **row} for row in _voc(found, levels)] if voc else []
-        per_class += [{**about, **row} for row in class_metrics(result)]
+        categories += [{**about, **row} for row in class_metrics(result)]
         if curves and (rule or found.own):
             title = f"{found.name}: {found.rule}"
             drawn.append((o.file_name(title), _curves(result, title)))
-    left_out = {row["category"] for row in per_class if row["AP"] != row["AP"]}
+    left_out = {row["category"] for row in categories if math.isnan(row["AP"])}
     notes = [f"Without truth, so in no mean: {', '.join(sorted(left_out))}."] if left_out else []
     _write(rows, "ap", results, out, notes=notes)
-    if classes:
-        _write(per_class, "ap_classes", results, out)
+    if per_class:
+        _write(categories, "ap_classes", results, out)
     for name, figure in drawn:
         _draw(figure, f"precision_recall-{name}", results, out)
 
@@ -111,6 +116,7 @@ def pcc(
     detections: Detections = None,
     annotations: Annotations = None,
     split: Split = None,
+    classes: Classes = None,
     rule: Rules = None,
     over: Annotated[
         str | None,
@@ -130,7 +136,7 @@ def pcc(
     from analysis.samples import correlation_study
 
     wanted = tuple(statistics.split(",")) if statistics else STATISTICS
-    samples = list(_pairs(runs, detections, annotations, split, rule, over, floor, results))
+    samples = list(_pairs(runs, detections, annotations, split, classes, rule, over, floor, results))
     rows = [row for pairs in samples for row in correlation_study(pairs, statistics=wanted)]
     _write(rows, "pcc", results, out, digits=3)
     for group in by or []:
@@ -153,6 +159,7 @@ def oracle(
     detections: Detections = None,
     annotations: Annotations = None,
     split: Split = None,
+    classes: Classes = None,
     alpha: Annotated[
         list[str] | None,
         typer.Option("--alpha", help="For files: alphas of score^a IoU^(1-a), 0.5, 0.3,0.5 or first:last:step."),
@@ -173,7 +180,7 @@ def oracle(
         alphas = [a for text in alpha or [] for a in o.numbers(text, "--alpha")]
         rows = [
             {"run": found.name, **about, **ap_metrics(evaluate(found.truths, frame, engine=engine))}
-            for found in _foreign(detections, annotations, split, runs)
+            for found in _foreign(detections, annotations, split, classes, runs)
             for about, frame in reranked(found.truths, found.detections, alphas)
         ]
     else:
@@ -187,6 +194,7 @@ def calibration(
     detections: Detections = None,
     annotations: Annotations = None,
     split: Split = None,
+    classes: Classes = None,
     rule: Rules = None,
     tau: Annotated[float | None, typer.Option("--tau", help="IoU of a true positive. [default: each metric's]")] = None,
     floor: Annotated[float | None, typer.Option("--floor", help="Lowest score. [default: each metric's]")] = None,
@@ -206,7 +214,7 @@ def calibration(
     binned = [metric for metric in metrics if metric.bins]
     rows, points = [], []
     panels: dict[str, dict[str, list[dict[str, Any]]]] = {metric.name: {} for metric in binned}
-    for found in _sets(runs, detections, annotations, split, rule, results):
+    for found in _sets(runs, detections, annotations, split, classes, rule, results):
         about = {"run": found.name, "rule": found.rule}
         values = calibration_rows(found.truths, found.detections, metrics, max_dets=max_dets)
         rows += [{**about, **row} for row in values]
@@ -232,6 +240,7 @@ def lrp(
     detections: Detections = None,
     annotations: Annotations = None,
     split: Split = None,
+    classes: Classes = None,
     rule: Rules = None,
     tau: Annotated[float, typer.Option("--tau", help="IoU of a true positive.")] = 0.5,
     threshold: Annotated[
@@ -246,7 +255,7 @@ def lrp(
 
     rows = [
         {"run": found.name, "rule": found.rule, **row}
-        for found in _sets(runs, detections, annotations, split, rule, results)
+        for found in _sets(runs, detections, annotations, split, classes, rule, results)
         for row in lrp_rows(found.truths, found.detections, tau, threshold=threshold, max_dets=max_dets)
     ]
     _write(rows, "lrp", results, out, digits=3)
@@ -258,6 +267,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.")],
     annotations: Annotations = None,
     split: Split = None,
+    classes: Classes = None,
     rule_a: Annotated[str | None, typer.Option("--rule-a", help="Scoring rule of A. [default: its recipe's]")] = None,
     rule_b: Annotated[str | None, typer.Option("--rule-b", help="Scoring rule of B. [default: its recipe's]")] = None,
     draws: Draws = 1000,
@@ -278,7 +288,7 @@ def compare(
     from analysis.comparison import compare as paired
     from analysis.plots import difference_interval
 
-    sides = [_side(a, rule_a, annotations, split), _side(b, rule_b, annotations, split)]
+    sides = [_side(path, rule, annotations, split, classes) for path, rule in ((a, rule_a), (b, rule_b))]
     options: dict[str, Any] = {"seeds": seeds, "interval": interval, "max_dets": max_dets}
     precision, correlation = paired(sides[0], sides[1], draws=draws, seed=seed, **options)
     names = [f"{side[0][1].name}: {side[0][1].rule}" for side in sides]
@@ -336,7 +346,11 @@ def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
 
 
 def _foreign(
-    detections: list[Path] | None, annotations: Path | None, split: str | None, runs: list[Path] | None = None
+    detections: list[Path] | None,
+    annotations: Path | None,
+    split: str | None,
+    classes: str | None,
+    runs: list[Path] | None = None,
 ) -> Iterator[DetectionSet]:
     """Detection sets of files."""
     from analysis.detections import read_detections
@@ -345,7 +359,7 @@ def _foreign(
 
     if not detections or annotations is None or runs:
         raise ValueError("--detections and --annotations belong together, and exclude run folders")
-    truths: Truths = read_truths(annotations, split)
+    truths: Truths = read_truths(annotations, split, classes.split(",") if classes else None)
     for path in detections:
         yield DetectionSet(path.name, "as scored", truths, read_detections(path, truths))
 
@@ -355,6 +369,7 @@ def _sets(
     detections: list[Path] | None,
     annotations: Path | None,
     split: str | None,
+    classes: str | None,
     rules: list[str] | None,
     results: Path,
 ) -> Iterator[DetectionSet]:
@@ -362,7 +377,7 @@ def _sets(
     from analysis.samples import detection_sets
 
     if detections or annotations:
-        yield from _foreign(detections, annotations, split, runs)
+        yield from _foreign(detections, annotations, split, classes, runs)
     else:
         yield from detection_sets(chosen(runs, results), rules or [])
 
@@ -372,6 +387,7 @@ def _pairs(
     detections: list[Path] | None,
     annotations: Path | None,
     split: str | None,
+    classes: str | None,
     rules: list[str] | None,
     over: str | None,
     floor: float,
@@ -385,7 +401,7 @@ def _pairs(
     if over not in ("positives", "candidates", "detections") or (files and over != "detections"):
         raise ValueError(f"--over {over}: allowed are {'' if files else 'positives, candidates, '}detections")
     if over == "detections":
-        for found in _sets(runs, detections, annotations, split, rules, results):
+        for found in _sets(runs, detections, annotations, split, classes, rules, results):
             yield detection_pairs(found, floor)
         return
     for run in chosen(runs, results):
@@ -393,7 +409,7 @@ def _pairs(
 
 
 def _side(
-    path: Path, rule: str | None, annotations: Path | None, split: str | None
+    path: Path, rule: str | None, annotations: Path | None, split: str | None, classes: str | None
 ) -> list[tuple[Run | None, DetectionSet]]:
     """One side of a comparison: a file, or the runs of one recipe and profile."""
     from analysis.samples import detection_sets
@@ -401,7 +417,7 @@ def _side(
     if path.is_file():
         if rule:
             raise ValueError(f"{path}: a result file has no scoring rules, got {rule}")
-        return [(None, found) for found in _foreign([path], annotations, split)]
+        return [(None, found) for found in _foreign([path], annotations, split, classes)]
     runs = chosen([path], path)
     kinds = sorted({f"{run.recipe} on {run.profile}" for run in runs})
     if len(kinds) > 1:
