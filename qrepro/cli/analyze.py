@@ -45,7 +45,6 @@ Classes = Annotated[
 Rules = Annotated[
     list[str] | None, typer.Option("--rule", help="Scoring rule of runs, or all; repeatable. [default: the recipe's]")
 ]
-Engine = Annotated[str | None, typer.Option("--engine", help="hotcoco or pycocotools.")]
 MaxDets = Annotated[int, typer.Option("--max-dets", min=1, help="Detections per image (and class) that count.")]
 Draws = Annotated[int, typer.Option("--draws", min=1, help="Of the bootstrap over images.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random draws.")]
@@ -66,7 +65,7 @@ def ap(
     voc: Annotated[bool, typer.Option("--voc", help="Also VOC's mAP, 11-point and all-point.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also a table with a row per class.")] = False,
     curves: Annotated[bool, typer.Option("--curves", help="Also precision-recall curves and their points.")] = False,
-    engine: Engine = None,
+    engine: o.Engine = None,
     results: Results = o.RESULTS,
     out: Out = None,
 ) -> None:
@@ -164,7 +163,7 @@ def oracle(
         list[str] | None,
         typer.Option("--alpha", help="For files: alphas of score^a IoU^(1-a), 0.5, 0.3,0.5 or first:last:step."),
     ] = None,
-    engine: Engine = None,
+    engine: o.Engine = None,
     results: Results = o.RESULTS,
     out: Out = None,
 ) -> None:

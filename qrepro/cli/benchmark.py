@@ -52,7 +52,7 @@ def benchmark(
     scale: Annotated[float, typer.Option("--scale", min=1e-4, help="Size of the set; 1: that of val2017.")] = 1.0,
     repeat: Annotated[int, typer.Option("--repeat", min=1, help="Times that each command runs.")] = 3,
     only: Annotated[list[str] | None, typer.Option("--only", help="Part of a task's name; repeatable.")] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="hotcoco or pycocotools.")] = None,
+    engine: o.Engine = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the table.")] = o.RESULTS / "benchmark",
 ) -> None:
     """Time the analyses: 500,000 detections, 5 million candidates and pairs, median and spread of whole processes."""

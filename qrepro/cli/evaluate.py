@@ -24,13 +24,8 @@ def evaluate(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Weights to evaluate. [default: the run's last.pt]")
     ] = None,
-    oracle: Annotated[
-        bool, typer.Option("--oracle-iou", help="Also rank by the true IoU of each box in place of its estimate.")
-    ] = False,
-    alpha: Annotated[
-        list[str] | None,
-        typer.Option("--alpha", help="Alphas of p^a u^(1-a): 0.5, 0.3,0.5 or first:last:step; repeatable."),
-    ] = None,
+    oracle: o.OracleIoU = False,
+    alpha: o.Alphas = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,9 +43,7 @@ def evaluate(
     limit: Annotated[
         int, typer.Option("--limit", min=0, help="Store at most so many candidates an image; 0 for all.")
     ] = 10_000,
-    engine: Annotated[
-        str | None, typer.Option("--engine", help="hotcoco or pycocotools. [default: hotcoco where it is installed]")
-    ] = None,
+    engine: o.Engine = None,
     profile: o.Profile = "coco",
     data: o.DataDir = None,
     overrides: o.Overrides = None,

@@ -43,6 +43,17 @@ Workers = Annotated[
     ),
 ]
 
+OracleIoU = Annotated[
+    bool, typer.Option("--oracle-iou", help="Also rank by the true IoU of each box in place of its estimate.")
+]
+Alphas = Annotated[
+    list[str] | None,
+    typer.Option("--alpha", help="Alphas of p^a u^(1-a): 0.5, 0.3,0.5 or first:last:step; repeatable."),
+]
+Engine = Annotated[
+    str | None, typer.Option("--engine", help="hotcoco or pycocotools. [default: hotcoco where it is installed]")
+]
+
 RESULTS = Path("results")
 
 

@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
 def rescore(
     run: Annotated[Path, typer.Argument(help="Folder of a run that was evaluated with --save-candidates.")],
-    oracle: Annotated[
-        bool, typer.Option("--oracle-iou", help="Also rank by the true IoU of each box in place of its estimate.")
-    ] = False,
-    alpha: Annotated[
-        list[str] | None,
-        typer.Option("--alpha", help="Alphas of p^a u^(1-a): 0.5, 0.3,0.5 or first:last:step; repeatable."),
-    ] = None,
+    oracle: o.OracleIoU = False,
+    alpha: o.Alphas = None,
     rule: Annotated[
         list[str] | None, typer.Option("--rule", help="class, product, power-ALPHA, oracle-product ...; repeatable.")
     ] = None,
@@ -39,7 +34,7 @@ def rescore(
     split: Annotated[
         str | None, typer.Option("--split", help="Split that was evaluated. [default: the profile's]")
     ] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="hotcoco or pycocotools.")] = None,
+    engine: o.Engine = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write to. [default: RUN/rescored/SETTINGS]")
     ] = None,
