@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qrepro.boxes import Priors, Truths, pairwise_iou
+from qrepro.boxes import Priors, Truths, area, distances, pairwise_iou
 
 BACKGROUND = -1
 IGNORED = -2
@@ -35,10 +35,9 @@ class MaxIoU:
 
     def __call__(self, priors: Priors, truths: Truths, usable: Tensor) -> Tensor:
         """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
-        images, count = truths.valid.shape
+        count = truths.valid.shape[1]
         if count == 0:
-            none = torch.full((images, len(priors.boxes)), BACKGROUND, device=priors.boxes.device)
-            return none.masked_fill(~usable, IGNORED)
+            return _nothing(usable)
         iou = pairwise_iou(truths.boxes, priors.boxes)  # (B, G, R)
         iou.masked_fill_(~(truths.valid[..., None] & usable[:, None]), -1)
         best, match = iou.max(1)
@@ -54,4 +53,128 @@ class MaxIoU:
         return match.masked_fill(~usable, IGNORED)
 
 
-ASSIGNERS: dict[str, Callable[..., Any]] = {"max_iou": MaxIoU}
+@dataclass(frozen=True, kw_only=True)
+class ATSS:
+    """Adaptive training sample selection (arXiv 1912.02424, algorithm 1).
+
+    The candidates of a truth are the `top` priors of each level whose centres are nearest to its own. Of these are
+    positive whose IoU with the truth reaches mean + standard deviation of all its candidates and whose centre lies
+    inside it; a prior of several truths goes to the one it overlaps most.
+    inside: pixels by which the centre must lie within the truth.
+    """
+
+    top: int = 9
+    inside: float = 0.01
+
+    def __call__(self, priors: Priors, truths: Truths, usable: Tensor) -> Tensor:
+        """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
+        if truths.valid.shape[1] == 0:
+            return _nothing(usable)
+        centres = (truths.boxes[..., :2] + truths.boxes[..., 2:]) / 2
+        away = torch.cdist(centres, priors.centres(), compute_mode="donot_use_mm_for_euclid_dist")  # (B, G, R)
+        away = away.masked_fill(~usable[:, None], torch.inf)
+        near = torch.zeros_like(away, dtype=torch.bool)
+        for level in _levels(priors):
+            nearest = away[..., level].topk(min(self.top, level.stop - level.start), largest=False)
+            near[..., level].scatter_(-1, nearest.indices, nearest.values.isfinite())
+        iou = pairwise_iou(truths.boxes, priors.boxes)
+        number = near.sum(-1, keepdim=True)
+        mean = (iou * near).sum(-1, keepdim=True) / number.clamp(min=1)
+        spread = (((iou - mean) ** 2 * near).sum(-1, keepdim=True) / (number - 1).clamp(min=1)).sqrt()
+        sides = distances(priors.centres(), truths.boxes[..., None, :].expand(-1, -1, len(priors.boxes), -1))
+        positive = near & (iou >= mean + spread) & (sides.amin(-1) > self.inside) & truths.valid[..., None]
+        best, match = iou.masked_fill(~positive, -1).max(1)
+        return torch.where(best >= 0, match, BACKGROUND).masked_fill(~usable, IGNORED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """FCOS (arXiv 1904.01355, section 3.1): by the size of the distances that a location would have to regress.
+
+    A location is positive for a truth it lies in, if the largest of its four distances falls into the range of its
+    level; of several truths it takes the smallest.
+    ranges: [low, high] per level, finest first, in sides of the level's prior: with a prior of 8 strides these are the
+    paper's 0 ... 64, 64 ... 128, 128 ... 256, 256 ... 512, 512 ... px; radius: of centre sampling, in strides around the centre of the
+    truth and within it; null for the whole box.
+    """
+
+    ranges: tuple[tuple[float, float], ...] = ((0, 1), (0.5, 1), (0.5, 1), (0.5, 1), (0.5, 1e8))
+    radius: float | None = 1.5
+
+    def __call__(self, priors: Priors, truths: Truths, usable: Tensor) -> Tensor:
+        """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
+        if truths.valid.shape[1] == 0:
+            return _nothing(usable)
+        points, boxes = priors.centres(), truths.boxes[..., None, :]  # (B, G, 1, 4)
+        limits = _limits(self.ranges, priors)
+        sides = distances(points, boxes.expand(-1, -1, len(points), -1))
+        largest = sides.amax(-1)
+        region = boxes
+        if self.radius is not None:
+            reach = (priors.stride * self.radius)[:, None]
+            centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+            low = torch.maximum(centre - reach, boxes[..., :2])
+            region = torch.cat([low, torch.minimum(centre + reach, boxes[..., 2:])], -1)
+        inside = distances(points, region.expand(-1, -1, len(points), -1)).amin(-1) > 0
+        wanted = inside & (largest >= limits[:, 0]) & (largest <= limits[:, 1]) & truths.valid[..., None]
+        return _smallest(wanted, truths).masked_fill(~usable, IGNORED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fovea:
+    """FoveaBox (arXiv 1904.03797, sections 3.2 and 3.3): the middle of an object, on the levels that its size suits.
+
+    A truth belongs to every level whose range holds sqrt(width height); there the cells are positive whose centres lie
+    in the box shrunk by `sigma` about its centre. Of several truths a cell takes the smallest.
+    ranges: [low, high] per level, finest first, in sides of the level's prior: with a prior of 2 strides these are the
+    authors' 1 ... 64, 32 ... 128, 64 ... 256, 128 ... 512, 256 ... 2048 px.
+    """
+
+    sigma: float = 0.4
+    ranges: tuple[tuple[float, float], ...] = ((0.0625, 4), (1, 4), (1, 4), (1, 4), (1, 8))
+
+    def __call__(self, priors: Priors, truths: Truths, usable: Tensor) -> Tensor:
+        """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
+        if truths.valid.shape[1] == 0:
+            return _nothing(usable)
+        limits = _limits(self.ranges, priors)
+        corner, far = truths.boxes[..., None, :2], truths.boxes[..., None, 2:]  # (B, G, 1, 2)
+        side = (far - corner).prod(-1).sqrt()
+        stride = priors.stride[:, None]
+        half = (far - corner) / stride / 2
+        cell = priors.cells / stride
+        last = torch.stack([cell[level].amax(0) for level in _levels(priors)])[priors.level()]
+        first = (corner / stride + (1 - self.sigma) * half - 0.5).ceil().clamp(min=0).minimum(last)
+        end = (corner / stride + (1 + self.sigma) * half - 0.5).floor().clamp(min=0).minimum(last)
+        inside = ((cell >= first) & (cell <= end)).all(-1)
+        wanted = inside & (side >= limits[:, 0]) & (side <= limits[:, 1]) & truths.valid[..., None]
+        return _smallest(wanted, truths).masked_fill(~usable, IGNORED)
+
+
+def _nothing(usable: Tensor) -> Tensor:
+    """Matches where there is no truth at all."""
+    return torch.full(usable.shape, BACKGROUND, device=usable.device).masked_fill(~usable, IGNORED)
+
+
+def _limits(ranges: tuple[tuple[float, float], ...], priors: Priors) -> Tensor:
+    """(R, 2) lowest and highest size in px at each prior, of ranges per level in sides of the prior."""
+    if len(ranges) != len(priors.counts):
+        raise ValueError(f"assign.ranges: {len(ranges)} ranges for {len(priors.counts)} levels; one each is needed")
+    side = priors.boxes[:, 2] - priors.boxes[:, 0]
+    return priors.boxes.new_tensor(ranges)[priors.level()] * side[:, None]
+
+
+def _smallest(wanted: Tensor, truths: Truths) -> Tensor:
+    """(B, R) for each location the smallest of the truths (B, G, R) that want it; the first of equals."""
+    size = area(truths.boxes)[..., None].expand_as(wanted).masked_fill(~wanted, torch.inf)
+    least, match = size.min(1)
+    return torch.where(least.isfinite(), match, BACKGROUND)
+
+
+def _levels(priors: Priors) -> list[slice]:
+    """The priors of each level."""
+    ends = [sum(priors.counts[: level + 1]) for level in range(len(priors.counts))]
+    return [slice(end - count, end) for end, count in zip(ends, priors.counts, strict=True)]
+
+
+ASSIGNERS: dict[str, Callable[..., Any]] = {"max_iou": MaxIoU, "atss": ATSS, "ranges": Ranges, "fovea": Fovea}

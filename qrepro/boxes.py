@@ -115,7 +115,28 @@ def _grid(
     )
 
 
-PRIORS: dict[str, Callable[..., Any]] = {"anchors": Anchors}
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """One point per cell (FCOS, arXiv 1904.01355; FoveaBox, arXiv 1904.03797), the centre of a square box.
+
+    scale: side of the square in strides: what FoveaBox calls the basic size of a level, and what FCOS's ranges of a level
+    are multiples of; centre: where in its cell, in cells.
+    """
+
+    scale: float = 8.0
+    centre: float = 0.5
+
+    @property
+    def per_cell(self) -> int:
+        """Priors in one feature cell."""
+        return 1
+
+    def __call__(self, sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> Priors:
+        """Priors of feature maps of `sizes` (height, width) and `strides`; row by row, then along x."""
+        return Anchors(scale=self.scale, octaves=1, ratios=(1.0,), centre=self.centre)(sizes, strides, device)
+
+
+PRIORS: dict[str, Callable[..., Any]] = {"anchors": Anchors, "points": Points}
 
 
 def area(boxes: Tensor) -> Tensor:

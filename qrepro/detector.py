@@ -32,12 +32,12 @@ class Prediction:
 
 
 class Tower(nn.Sequential):
-    """`convs` 3x3 convolutions with ReLU, shared over the levels; with GroupNorm the convolutions have no bias."""
+    """`convs` 3x3 convolutions with ReLU, shared over the levels."""
 
-    def __init__(self, inputs: int, width: int, convs: int, groups: int | None, std: float) -> None:
+    def __init__(self, inputs: int, width: int, convs: int, groups: int | None, bias: bool, std: float) -> None:
         layers: list[nn.Module] = []
         for index in range(convs):
-            conv = nn.Conv2d(width if index else inputs, width, 3, padding=1, bias=groups is None)
+            conv = nn.Conv2d(width if index else inputs, width, 3, padding=1, bias=bias)
             nn.init.normal_(conv.weight, std=std)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
@@ -48,9 +48,10 @@ class Tower(nn.Sequential):
 class Head(nn.Module):
     """Two towers and their prediction layers: class, box and quality, shared over the levels.
 
-    convs, width: of each tower; norm: `none`, or `group` normalisation in `groups` groups;
-    prior_probability: class score at the start of training (RetinaNet, section 3.3); tower_std: of the towers' first
-    weights.
+    convs, width: of each tower; norm: `none`, or `group` normalisation in `groups` groups; bias: of the towers'
+    convolutions, `auto` where there is no norm; scales: one learned factor per level on the box output (FCOS, section
+    3.1); quality_on: the tower that the estimate reads; prior_probability: class score at the start of training
+    (RetinaNet, section 3.3); tower_std: of the towers' first weights.
     """
 
     def __init__(
@@ -60,34 +61,42 @@ class Head(nn.Module):
         per_cell: int,
         box: BoxRepresentation,
         quality: Callable[[int, int], nn.Module],
+        levels: int = 5,
         *,
         convs: int = 4,
         width: int = 256,
         norm: Literal["none", "group"] = "none",
         groups: int = 32,
+        bias: Literal["auto", "always"] = "auto",
+        scales: bool = False,
+        quality_on: Literal["box", "class"] = "box",
         prior_probability: float = 0.01,
         tower_std: float = 0.01,
     ) -> None:
         super().__init__()
         self.classes, self.per_cell = classes, per_cell
-        self.cls_tower = Tower(inputs, width, convs, groups if norm == "group" else None, tower_std)
-        self.box_tower = Tower(inputs, width, convs, groups if norm == "group" else None, tower_std)
+        shape = inputs, width, convs, groups if norm == "group" else None, bias == "always" or norm == "none", tower_std
+        self.cls_tower, self.box_tower = Tower(*shape), Tower(*shape)
         self.cls_out = nn.Conv2d(width, per_cell * classes, 3, padding=1)
         self.box_out = nn.Conv2d(width, per_cell * box.channels, 3, padding=1)
-        for layer, bias in ((self.cls_out, -math.log(1 / prior_probability - 1)), (self.box_out, 0.0)):
+        for layer, start in ((self.cls_out, -math.log(1 / prior_probability - 1)), (self.box_out, 0.0)):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
-            nn.init.constant_(layer.bias, bias)
+            nn.init.constant_(layer.bias, start)
         self.quality = quality(width, per_cell)
+        self.quality_on = quality_on
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(levels if scales else 0))
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class logits (B, R, C), box output (B, R, channels) and quality logits (B, R) or None."""
         cls, raw, quality = [], [], []
-        for features in pyramid:
-            box_features = self.box_tower(features)
+        for level, features in enumerate(pyramid):
+            cls_features, box_features = self.cls_tower(features), self.box_tower(features)
             box = self.box_out(box_features)
-            estimate = self.quality(box_features, box)
-            cls.append(self._flat(self.cls_out(self.cls_tower(features))))
+            if self.scales:
+                box = box * self.scales[level]
+            estimate = self.quality(box_features if self.quality_on == "box" else cls_features, box)
+            cls.append(self._flat(self.cls_out(cls_features)))
             raw.append(self._flat(box))
             quality += [] if estimate is None else [self._flat(estimate)[..., 0]]
         return torch.cat(cls, 1), torch.cat(raw, 1), torch.cat(quality, 1) if quality else None

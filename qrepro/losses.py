@@ -27,6 +27,62 @@ def focal_loss(logit: Tensor, target: Tensor, *, alpha: float = 0.25, gamma: flo
     return balance * modulation * F.binary_cross_entropy_with_logits(logit, target, reduction="none")
 
 
+def quality_focal_loss(logit: Tensor, target: Tensor, *, beta: float = 2.0) -> Tensor:
+    """Quality focal loss per element, GFL (arXiv 2006.04388) eq. 2, with s = sigmoid(logit) and a soft target y.
+
+        |y - s|^beta [-(1 - y) log(1 - s) - y log s]
+
+    logit, target: (..., C), target in [0, 1]: IoU at the true class, 0 elsewhere. Returns (..., C) in nats. No alpha.
+    The gradient flows through both factors, as in the authors' code.
+    """
+    return (target - logit.sigmoid()).abs() ** beta * F.binary_cross_entropy_with_logits(
+        logit, target, reduction="none"
+    )
+
+
+def distribution_focal_loss(raw: Tensor, code: Tensor) -> Tensor:
+    """Distribution focal loss, GFL (arXiv 2006.04388) eq. 6, mean over the sides, with P = softmax over bins.
+
+        -[(i + 1 - y) log P_i + (y - i) log P_{i+1}]   for a side at y bins, i <= y < i + 1.
+
+    raw: (P, 4 (n + 1)) logits of the bins 0 ... n, side by side; code: (P, 4) distances in bins, in [0, n).
+    Returns (P,).
+    """
+    logit = raw.unflatten(-1, (code.shape[-1], -1)).log_softmax(-1)
+    lower = code.floor().clamp(0, logit.shape[-1] - 2)
+    share = code - lower
+    at = lower.long()[..., None]
+    below, above = logit.gather(-1, at)[..., 0], logit.gather(-1, at + 1)[..., 0]
+    return -((1 - share) * below + share * above).mean(-1)
+
+
+def generalized_focal_loss(
+    log_left: Tensor, log_right: Tensor, target: Tensor, left: float | Tensor, right: float | Tensor, beta: float
+) -> Tensor:
+    """The general form, GFL (arXiv 2006.04388) eq. 7, of which focal, quality and distribution focal loss are cases.
+
+        |y - (y_l p_l + y_r p_r)|^beta [-(y_r - y) log p_l - (y - y_l) log p_r]
+
+    log_left, log_right: (...) log of the probabilities p_l and p_r of the values left = y_l and right = y_r; target: y
+    in [y_l, y_r]. Focal: y_l, y_r = 0, 1, y in {0, 1}, beta = gamma. Quality: y in [0, 1]. Distribution: y_l, y_r the
+    neighbouring bins, beta = 0. Written for its tests and for readers; the cases are stable on logits.
+    """
+    estimate = left * log_left.exp() + right * log_right.exp()
+    return (target - estimate).abs() ** beta * -((right - target) * log_left + (target - left) * log_right)
+
+
+def gaussian_loss(raw: Tensor, code: Tensor) -> Tensor:
+    """Negative log likelihood of a normal distribution per side, GFL (arXiv 2006.04388) table 5, summed over the sides.
+
+        (x - mean)^2 / (2 s^2) + log(s^2) / 2
+
+    raw: (P, 8) the four means, then the four log(s^2); code: (P, 4) x. Returns (P,); the constant log(2 pi) / 2 is left
+    out, so that it can be negative.
+    """
+    mean, log_variance = raw.chunk(2, -1)
+    return ((code - mean) ** 2 / (2 * log_variance.exp()) + log_variance / 2).sum(-1)
+
+
 def smooth_l1_loss(raw: Tensor, code: Tensor, *, beta: float = 0.11) -> Tensor:
     """Smooth L1 (arXiv 1504.08083, eq. 3) with its kink at `beta`: d^2 / (2 beta) below, d - beta / 2 above.
 
@@ -64,7 +120,12 @@ def l2_loss(logit: Tensor, target: Tensor) -> Tensor:
     return (torch.sigmoid(logit) - target) ** 2
 
 
-CLASS_LOSSES: dict[str, Loss] = {"focal": focal_loss}
-CODE_LOSSES: dict[str, Loss] = {"smooth_l1": smooth_l1_loss, "l1": l1_loss}
+CLASS_LOSSES: dict[str, Loss] = {"focal": focal_loss, "qfl": quality_focal_loss}
+CODE_LOSSES: dict[str, Loss] = {
+    "smooth_l1": smooth_l1_loss,
+    "l1": l1_loss,
+    "dfl": distribution_focal_loss,
+    "gaussian": gaussian_loss,
+}
 BOX_LOSSES: dict[str, Loss] = {"giou": giou_loss, "iou": iou_loss}
 QUALITY_LOSSES: dict[str, Loss] = {"bce": bce_loss, "l2": l2_loss}

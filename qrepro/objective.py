@@ -1,7 +1,8 @@
 """From dense predictions and truths to named loss terms: the only place that weights and normalises.
 
-With N the number of positives of the whole batch, over all ranks:
-L = (1/N) [sum over locations of L_class + sum over positives of (L_code + L_box + L_quality)], each with its weight.
+With N the number of positives of the whole batch, over all ranks, and w a measure of each positive (1 by default):
+L = (1/N) [sum over locations of w L_class + sum over positives of L_quality]
+    + (1 / sum of w) sum over positives of w (L_code + L_box), each with its weight; w is 1 at negatives.
 """
 
 from __future__ import annotations
@@ -15,36 +16,30 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qrepro.assign import IGNORED
-from qrepro.boxes import Truths, aligned_iou
+from qrepro.boxes import Truths, aligned_iou, centerness
 from qrepro.detector import Prediction
 from qrepro.losses import Loss
 from qrepro.represent import BoxRepresentation
-from qrepro.target import scatter
+from qrepro.target import MEASURES, Positives, scatter
 
 
 @dataclass(frozen=True)
 class Term:
-    """A loss and its weight in the sum; `detach`: no gradient passes through its target."""
+    """A loss and its weight in the sum.
+
+    by: name of the measure that weighs each positive, detached; None for 1. A term of boxes is then divided by the sum
+    of these, at least `floor`, in place of N.
+    towards: of quality: the measure that is estimated.   detach: no gradient passes through its target.
+    images: of class: images are counted with the positives (FoveaBox's code).
+    """
 
     loss: Loss
     weight: float = 1.0
+    by: str | None = None
+    floor: float = 1.0
+    towards: str = "iou"
     detach: bool = True
-
-
-@dataclass(frozen=True)
-class Positives:
-    """The matched locations of a batch, P in all.
-
-    image, location: (P,) their indices in the prediction; labels: (P,); truth: (P, 4) their boxes;
-    decoded: (P, 4) the predicted boxes; iou: (P,) of the two, all differentiable where the prediction is.
-    """
-
-    image: Tensor
-    location: Tensor
-    labels: Tensor
-    truth: Tensor
-    decoded: Tensor
-    iou: Tensor
+    images: bool = False
 
 
 def positives(prediction: Prediction, truths: Truths, matches: Tensor, box: BoxRepresentation) -> Positives:
@@ -52,8 +47,18 @@ def positives(prediction: Prediction, truths: Truths, matches: Tensor, box: BoxR
     image, location = (matches >= 0).nonzero(as_tuple=True)
     match = matches[image, location]
     truth = truths.boxes[image, match]
-    decoded = box.decode(prediction.raw[image, location], prediction.priors.take(location))
-    return Positives(image, location, truths.labels[image, match], truth, decoded, aligned_iou(decoded, truth))
+    priors = prediction.priors.take(location)
+    decoded = box.decode(prediction.raw[image, location], priors)
+    return Positives(
+        image,
+        location,
+        truths.labels[image, match],
+        truth,
+        decoded,
+        aligned_iou(decoded, truth),
+        centerness(priors.centres(), truth),
+        prediction.cls[image, location].detach().float().sigmoid().amax(-1),
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Objective:
     """Assignment, targets and losses of a recipe.
 
     terms: by name; class: focal and its kin on every location; code: raw output against the encoded truth;
-    box: decoded box against the truth; quality: estimate against true IoU.
+    box: decoded box against the truth; quality: estimate against the measure it is of.
     count: how positives are counted, `images` gives an image without any the count 1 (MMDetection's anchor heads),
     `batch` only the batch as a whole.
     """
@@ -83,40 +88,55 @@ class Objective:
         """Scalar loss terms by name, in float32; the same names whatever the batch holds, so that ranks agree."""
         matches = self.match(prediction, truths, sizes)
         found = positives(prediction, truths, matches, self.box)
-        total = self._normaliser(matches)
-        inputs: dict[str, tuple[Tensor, Tensor]] = {
-            "code": (
-                prediction.raw[found.image, found.location].float(),
-                self.box.encode(found.truth, prediction.priors.take(found.location)),
-            ),
-            "box": (found.decoded, found.truth),
-        }
-        if prediction.quality is not None:
-            inputs["quality"] = (prediction.quality[found.image, found.location].float(), found.iou)
-        losses = {"class": self._class_loss(prediction, found, matches) / total}
-        for name, (output, target) in inputs.items():
-            if name in self.terms:
-                term = self.terms[name]
-                value = term.loss(output, target.detach() if term.detach else target)
-                losses[name] = term.weight * value.sum() / total
+        counted = self._positives(matches)
+        losses = {"class": self._class_loss(prediction, found, matches, counted)}
+        raw = prediction.raw[found.image, found.location].float()
+        if (term := self.terms.get("code")) is not None:
+            code = self.box.encode(found.truth, prediction.priors.take(found.location))
+            losses["code"] = self._box_loss(term, raw, code, found, counted)
+        if (term := self.terms.get("box")) is not None:
+            losses["box"] = self._box_loss(term, found.decoded, found.truth, found, counted)
+        if (term := self.terms.get("quality")) is not None and prediction.quality is not None:
+            target = MEASURES[term.towards](found)
+            estimate = prediction.quality[found.image, found.location].float()
+            value = term.loss(estimate, target.detach() if term.detach else target)
+            losses["quality"] = term.weight * value.sum() / _shared(counted).clamp(min=1)
         return losses
 
-    def _class_loss(self, prediction: Prediction, found: Positives, matches: Tensor) -> Tensor:
-        """Sum over all locations that are not ignored."""
-        logit = prediction.cls.float()
-        wanted = self.class_target(found.iou.detach())
-        target = scatter(wanted, found.labels, found.image, found.location, logit.shape)
+    def _class_loss(self, prediction: Prediction, found: Positives, matches: Tensor, counted: Tensor) -> Tensor:
+        """Sum over all locations that are not ignored, by N."""
         term = self.terms["class"]
-        return term.weight * (term.loss(logit, target).sum(-1) * (matches != IGNORED)).sum()
+        logit = prediction.cls.float()
+        target = scatter(self.class_target(found.iou.detach()), found.labels, found.image, found.location, logit.shape)
+        value = term.loss(logit, target).sum(-1) * (matches != IGNORED)
+        if term.by is not None:
+            share = torch.ones_like(value)
+            share[found.image, found.location] = MEASURES[term.by](found).detach()
+            value = value * share
+        total = counted + len(matches) if term.images else counted
+        return term.weight * value.sum() / _shared(total).clamp(min=1)
 
-    def _normaliser(self, matches: Tensor) -> Tensor:
-        """N per rank: the mean over ranks, because DistributedDataParallel averages gradients over them."""
+    def _box_loss(self, term: Term, output: Tensor, target: Tensor, found: Positives, counted: Tensor) -> Tensor:
+        """Sum over positives, each by its measure, by the sum of these."""
+        value = term.loss(output, target)
+        if term.by is None:
+            return term.weight * value.sum() / _shared(counted).clamp(min=1)
+        share = MEASURES[term.by](found).detach()
+        return term.weight * (value * share).sum() / _shared(share.sum()).clamp(min=term.floor)
+
+    def _positives(self, matches: Tensor) -> Tensor:
+        """Number of positives on this rank."""
         per_image = (matches >= 0).sum(1).float()
-        count = (per_image.clamp(min=1) if self.count == "images" else per_image).sum()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count)
-            count = count / dist.get_world_size()
-        return count.clamp(min=1)
+        return (per_image.clamp(min=1) if self.count == "images" else per_image).sum()
+
+
+def _shared(value: Tensor) -> Tensor:
+    """Mean of a scalar over the ranks, because DistributedDataParallel averages gradients over them."""
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value
 
 
 def total(losses: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ are, so that the same candidates give the same detections whether they come from
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -21,10 +21,12 @@ from qrepro.boxes import pairwise_iou
 class Candidates:
     """Scored (location, class) pairs of one image in order of location, then class; N of them.
 
-    log_score: (N,); label, location, level: (N,) int64; boxes: (N, 4) clipped, in pixels of any one frame.
+    log_score: (N,) by which they are ranked; log_class: (N,) of the class score alone; label, location, level: (N,)
+    int64; boxes: (N, 4) clipped, in pixels of any one frame.
     """
 
     log_score: Tensor
+    log_class: Tensor
     label: Tensor
     location: Tensor
     level: Tensor
@@ -32,9 +34,7 @@ class Candidates:
 
     def take(self, index: Tensor) -> Candidates:
         """The candidates at an index or mask."""
-        return Candidates(
-            self.log_score[index], self.label[index], self.location[index], self.level[index], self.boxes[index]
-        )
+        return Candidates(*(getattr(self, column.name)[index] for column in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class PostProcess:
     candidates: `locations` keeps the `per_level` best locations of a level by their largest score and then applies the
     threshold to each of their classes (IoU-aware RetinaNet's code); `pairs` applies the threshold first and keeps the
     `per_level` best (location, class) pairs (MMDetection 3).
-    threshold: on the fused score; keep: detections per image.
+    threshold, threshold_on: lowest score and which one, the fused score or that of the class alone; limit_by: the score
+    that `per_level` goes by (MMDetection 3 takes the class for both, and fuses after); keep: detections per image.
     suppression: `hard` drops boxes that overlap a better one of their class by an IoU above `nms`; `linear` multiplies
     their score by 1 - IoU instead, `gaussian` that of every box by exp(-IoU^2 / sigma) (Soft-NMS, arXiv 1704.04503,
     eq. 2 and 3), and what falls below `soft_floor` is dropped.
@@ -67,20 +68,26 @@ class PostProcess:
     candidates: Literal["locations", "pairs"] = "locations"
     per_level: int = 1000
     threshold: float = 0.05
+    threshold_on: Literal["fused", "class"] = "fused"
+    limit_by: Literal["fused", "class"] = "fused"
     nms: float = 0.5
     keep: int = 100
     suppression: Literal["hard", "linear", "gaussian"] = "hard"
     sigma: float = 0.5
     soft_floor: float = 0.001
 
-    def __call__(self, log_score: Tensor, boxes: Tensor, level: Tensor) -> list[Kept]:
-        """Detections per image of log scores (B, R, C), clipped boxes (B, R, 4) and the level (R,) of each location."""
+    def __call__(self, log_score: Tensor, log_class: Tensor, boxes: Tensor, level: Tensor) -> list[Kept]:
+        """Detections per image.
+
+        log_score, log_class: (B, R, C) logs of the fused score and of the class score; boxes: (B, R, 4) clipped; level:
+        (R,) of each location.
+        """
         detections = []
-        for scores, image_boxes in zip(log_score, boxes, strict=True):
-            location, label = (scores > self.log_threshold).nonzero(as_tuple=True)
-            found = Candidates(
-                scores[location, label], label, location, level[location], image_boxes[location].contiguous()
-            )
+        for scores, classes, image_boxes in zip(log_score, log_class, boxes, strict=True):
+            gate = scores if self.threshold_on == "fused" else classes
+            location, label = (gate > self.log_threshold).nonzero(as_tuple=True)
+            at = location, label
+            found = Candidates(scores[at], classes[at], label, location, level[location], image_boxes[location])
             detections.append(self.choose(found))
         return detections
 
@@ -91,9 +98,11 @@ class PostProcess:
 
     def choose(self, found: Candidates) -> Kept:
         """The detections among candidates of one image."""
-        sides = found.boxes[:, 2:] - found.boxes[:, :2]
-        usable = ((sides > 0).all(-1) & (found.log_score > self.log_threshold)).nonzero()[:, 0]
+        gate = found.log_score if self.threshold_on == "fused" else found.log_class
+        usable = (gate > self.log_threshold).nonzero()[:, 0]
         usable = usable[self._within_level(found.take(usable))]
+        # boxes without area count in the limit and go only then, as in MMDetection
+        usable = usable[(found.boxes[usable, 2:] > found.boxes[usable, :2]).all(-1)]
         chosen = found.take(usable)
         boxes = _apart(chosen.boxes, chosen.label)
         if self.suppression == "hard":
@@ -104,14 +113,15 @@ class PostProcess:
 
     def _within_level(self, found: Candidates) -> Tensor:
         """(N,) mask of the candidates that the limit per level leaves."""
+        score = found.log_score if self.limit_by == "fused" else found.log_class
         if self.candidates == "locations":
             location, unit = torch.unique_consecutive(found.location, return_inverse=True)
             lowest = torch.full((len(location),), -torch.inf, device=location.device)
-            best = lowest.scatter_reduce(0, unit, found.log_score, "amax")
+            best = lowest.scatter_reduce(0, unit, score, "amax")
             level = torch.zeros_like(location).scatter_(0, unit, found.level)
         else:
-            unit = torch.arange(len(found.log_score), device=found.log_score.device)
-            best, level = found.log_score, found.level
+            unit = torch.arange(len(score), device=score.device)
+            best, level = score, found.level
         kept = torch.ones_like(level, dtype=torch.bool)
         for number, count in enumerate(level.bincount().tolist()):
             if count > self.per_level:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from qrepro.boxes import Priors
+from qrepro.boxes import Priors, distances
 
 Four = tuple[float, float, float, float]
 
@@ -67,9 +67,116 @@ class Delta:
         return torch.cat([centre - half, centre + half], -1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """Distances from a prior's centre to the sides, left, top, right, bottom, in cells (FCOS, arXiv 1904.01355).
+
+    activation: what makes an output a distance: `exp` (FCOS, section 3.1), `clamp` at 0 (its improved version), `none`.
+    """
+
+    activation: Literal["exp", "clamp", "none"] = "clamp"
+
+    @property
+    def channels(self) -> int:
+        """One number per side."""
+        return 4
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        """Distances (P, 4) in cells; negative where the centre lies outside."""
+        return distances(priors.centres(), boxes) / priors.stride[:, None]
+
+    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+        """Boxes (..., R, 4) of outputs (..., R, 4)."""
+        activate = {"exp": torch.exp, "clamp": lambda x: x.clamp(min=0), "none": lambda x: x}[self.activation]
+        return _around(priors.centres(), activate(raw.float()) * priors.stride[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Distances in cells as normal distributions: means, then logs of the variance (GFL, arXiv 2006.04388, table 5)."""
+
+    @property
+    def channels(self) -> int:
+        """Mean and log variance per side."""
+        return 8
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        """Distances (P, 4) in cells."""
+        return distances(priors.centres(), boxes) / priors.stride[:, None]
+
+    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+        """Boxes (..., R, 4) at the means of outputs (..., R, 8)."""
+        return _around(priors.centres(), raw[..., :4].float() * priors.stride[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """Distances as any distribution over n + 1 bins, `delta` cells apart (GFL, arXiv 2006.04388, eq. 4 and 5).
+
+    n: number of the last bin: distances up to n delta cells are represented.
+    """
+
+    n: int = 16
+    delta: float = 1.0
+
+    @property
+    def channels(self) -> int:
+        """A logit per bin and side."""
+        return 4 * (self.n + 1)
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        """Distances (P, 4) in bins, clamped to [0, n - 0.1] as in the authors' code, so that a bin lies above."""
+        cells = distances(priors.centres(), boxes) / priors.stride[:, None]
+        return (cells / self.delta).clamp(0, self.n - 0.1)
+
+    def probabilities(self, raw: Tensor) -> Tensor:
+        """Distributions (..., 4, n + 1) of outputs (..., 4 (n + 1))."""
+        return raw.float().unflatten(-1, (4, self.n + 1)).softmax(-1)
+
+    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+        """Boxes (..., R, 4) at the expectations of outputs (..., R, 4 (n + 1))."""
+        bins = torch.arange(self.n + 1, device=raw.device, dtype=torch.float32)
+        return _around(priors.centres(), self.probabilities(raw) @ bins * self.delta * priors.stride[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogDistance:
+    """Logs of the distances relative to the side of the prior (FoveaBox, arXiv 1904.03797, eq. 4).
+
+    limit: distances are cut to [1 / limit, limit] sides when encoded.
+    """
+
+    limit: float = 16.0
+
+    @property
+    def channels(self) -> int:
+        """One number per side."""
+        return 4
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        """Codes (P, 4)."""
+        relative = distances(priors.centres(), boxes) / _centre_size(priors.boxes)[1][:, :1]
+        return relative.clamp(1 / self.limit, self.limit).log()
+
+    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+        """Boxes (..., R, 4) of codes (..., R, 4)."""
+        return _around(priors.centres(), raw.float().exp() * _centre_size(priors.boxes)[1][:, :1])
+
+
+def _around(centre: Tensor, sides: Tensor) -> Tensor:
+    """Boxes (..., R, 4) at distances (..., R, 4) from centres (R, 2)."""
+    return torch.cat([centre - sides[..., :2], centre + sides[..., 2:]], -1)
+
+
 def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Centre (..., 2) and width, height (..., 2) of boxes (..., 4)."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
 
 
-REPRESENTATIONS: dict[str, Callable[..., Any]] = {"delta": Delta}
+REPRESENTATIONS: dict[str, Callable[..., Any]] = {
+    "delta": Delta,
+    "distance": Distance,
+    "log_distance": LogDistance,
+    "gaussian": Gaussian,
+    "general": General,
+}

@@ -67,7 +67,7 @@ def expected(picture, rule, process):
     """(class, x1, score) of the detections of the dense outputs."""
     cls, quality, boxes, truth = picture
     score = fuse(cls.log()[None], (truth if rule.oracle else quality).log()[None], rule)
-    (kept,) = process(score, boxes[None], LEVEL)
+    (kept,) = process(score, cls.log()[None], boxes[None], LEVEL)
     return list(zip(kept.label.tolist(), boxes[kept.location, 0].tolist(), kept.score.tolist(), strict=True))
 
 
@@ -76,10 +76,12 @@ RULES = ["class", "product", "power-0.2", "power-0.5", "power-0.8", "power-0", "
 
 @pytest.mark.parametrize("candidates", ["locations", "pairs"])
 @pytest.mark.parametrize("suppression", ["hard", "linear", "gaussian"])
+@pytest.mark.parametrize("on", ["fused", "class"])
 @pytest.mark.parametrize("floor", [Floor(0.0, None), Floor(0.02, None), Floor(0.1, 150), Floor(0.3, None)])
-def test_what_is_certain_equals_the_dense_outputs(candidates, suppression, floor):
+def test_what_is_certain_equals_the_dense_outputs(candidates, suppression, on, floor):
     pictures = {image: network(image) for image in (5, 3, 8)}
-    process = PostProcess(candidates=candidates, suppression=suppression, keep=25, per_level=40)
+    options = {"threshold_on": on, "limit_by": on, "keep": 25, "per_level": 40}
+    process = PostProcess(candidates=candidates, suppression=suppression, **options)
     stored = store(pictures, floor)
     certain = 0
     for rule, found in rescore(stored, [Rule.parse(name) for name in RULES], process):
@@ -91,7 +93,8 @@ def test_what_is_certain_equals_the_dense_outputs(candidates, suppression, floor
             assert found.certain == [5, 3, 8]
         certain += len(found.certain)
     if floor.score == 0 and floor.limit is None:
-        assert certain == 3 * (len(RULES) - 1)  # alpha 0 is certain of nothing: a class score of 0 ranks as high
+        # alpha 0: a class score of 0 ranks as high as any, unless the threshold is on it
+        assert certain == 3 * (len(RULES) - (on == "fused"))
 
 
 def test_a_floor_that_hides_detections_is_never_called_certain():

@@ -10,7 +10,7 @@ FAR = [[float(20 * i), 0.0, 20.0 * i + 10, 10.0] for i in range(6)]
 
 def run(scores, boxes=FAR, level=None, **options):
     scores = torch.tensor(scores).log()[None]
-    (kept,) = PostProcess(**options)(scores, torch.tensor([boxes]), torch.tensor(level or [0] * len(boxes)))
+    (kept,) = PostProcess(**options)(scores, scores, torch.tensor([boxes]), torch.tensor(level or [0] * len(boxes)))
     return list(
         zip(kept.location.tolist(), kept.label.tolist(), [round(s, 4) for s in kept.score.tolist()], strict=True)
     )
@@ -68,7 +68,7 @@ def random_candidates(seed, n=600, classes=3):
     boxes = torch.cat([corner, corner + 5 + torch.rand(n, 2, generator=generator) * 60], 1)
     score = torch.rand(n, generator=generator)
     label = torch.randint(classes, (n,), generator=generator)
-    return Candidates(score.log(), label, torch.arange(n), torch.zeros(n, dtype=torch.int64), boxes)
+    return Candidates(score.log(), score.log(), label, torch.arange(n), torch.zeros(n, dtype=torch.int64), boxes)
 
 
 def iou(a, b):
@@ -126,6 +126,21 @@ def test_classes_far_away_from_each_other_round_nothing():
         scores = torch.full((1, 2, label + 1), -torch.inf)
         scores[..., label] = torch.tensor([-0.1, -0.2])
         level = torch.zeros(2, dtype=torch.int64)
-        (just,) = PostProcess(nms=0.5)(scores, torch.tensor([box]), level)
-        (below,) = PostProcess(nms=0.49)(scores, torch.tensor([box]), level)
+        (just,) = PostProcess(nms=0.5)(scores, scores, torch.tensor([box]), level)
+        (below,) = PostProcess(nms=0.49)(scores, scores, torch.tensor([box]), level)
         assert (len(just.score), len(below.score)) == (2, 1)
+
+
+def test_threshold_and_limit_by_the_class_score_alone():
+    """Fused scores 0.04, 0.03, 0.5 of class scores 0.4, 0.6, 0.5: the threshold and the limit of two see the latter."""
+    fused, classes = (torch.tensor(v).log()[None, :, None] for v in ([0.04, 0.03, 0.5], [0.4, 0.6, 0.5]))
+    boxes, level = torch.tensor([FAR[:3]]), torch.zeros(3, dtype=torch.int64)
+
+    def kept(**options):
+        (found,) = PostProcess(per_level=2, **options)(fused, classes, boxes, level)
+        return found.location.tolist()
+
+    assert kept() == [2]
+    assert kept(threshold_on="class") == [2, 0]
+    assert kept(threshold_on="class", limit_by="class") == [2, 1]
+    assert kept(threshold_on="class", threshold=0.45) == [2, 1]

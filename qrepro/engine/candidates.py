@@ -116,7 +116,8 @@ def rescore(
         score = fuse(data.log_class[None, :, None], quality.log()[None], rule)[0, :, 0]
         rows, scores, certain = [], [], []
         for done, (image, part) in enumerate(data.images, start=1):
-            found = Candidates(score[part], data.label[part], data.location[part], data.level[part], data.boxes[part])
+            columns = (score, data.log_class, data.label, data.location, data.level, data.boxes)
+            found = Candidates(*(column[part] for column in columns))
             kept = postprocess.choose(found)
             rows.append(kept.candidate + part.start)
             scores.append(kept.score)
@@ -165,12 +166,14 @@ def _check(rule: Rule, has_estimate: bool) -> None:
 def _is_certain(rule: Rule, floor: float, score: Tensor, postprocess: PostProcess) -> bool:
     """Whether no unstored candidate of an image could matter, given the scores of its detections, best first.
 
-    Its class score p is at most `floor` and u at most 1, so p^a u^b <= floor^a. It is out when that does not pass the
+    Its class score p is at most `floor` and u at most 1, so p^a u^b <= floor^a. It is out when it does not pass the
     threshold, or when `keep` detections are better: suppression looks at better boxes only.
     """
+    if postprocess.threshold_on == "class" and floor <= postprocess.threshold:
+        return True
     a, _ = rule.exponents
     bound = a * math.log(floor) if floor > 0 else (-math.inf if a > 0 else 0.0)
-    if bound <= postprocess.log_threshold:
+    if postprocess.threshold_on == "fused" and bound <= postprocess.log_threshold:
         return True
     return len(score) == postprocess.keep and bound < math.log(score[-1].item())
 

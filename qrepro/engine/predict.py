@@ -140,10 +140,11 @@ class _Scribe:
         The columns of class score and quality keep what was predicted.
         """
         log_quality = None if seen.quality is None else seen.quality.log()
-        score = fuse(seen.cls.log(), log_quality, rule)
+        log_class = seen.cls.log()
+        score = fuse(log_class, log_quality, rule)
         level = prediction.priors.level()
         boxes = _original(seen.boxes, batch)
-        for i, kept in enumerate(self.postprocess(score, boxes, level)):
+        for i, kept in enumerate(self.postprocess(score, log_class, boxes, level)):
             columns = {
                 **self._place(batch, i, kept.label, boxes[i, kept.location]),
                 "score": kept.score,

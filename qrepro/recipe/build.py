@@ -22,20 +22,18 @@ def build_detector(recipe: Recipe) -> Detector:
     prior = recipe.prior.build(PRIORS)
     box = recipe.box.build(REPRESENTATIONS)
     quality = recipe.quality.bind(ESTIMATORS)
-    head = recipe.head.build(HEADS, neck.channels, recipe.data.class_count, prior.per_cell, box, quality)
+    head = recipe.head.build(
+        HEADS, neck.channels, recipe.data.class_count, prior.per_cell, box, quality, len(neck.strides)
+    )
     return Detector(backbone, neck, head, prior, box)
 
 
 def build_objective(recipe: Recipe) -> Objective:
     """Assignment, targets and losses."""
     loss = recipe.loss
-    terms = {"class": Term(loss.classes.bind(CLASS_LOSSES), loss.classes.weight)}
-    if loss.code:
-        terms["code"] = Term(loss.code.bind(CODE_LOSSES), loss.code.weight)
-    if loss.box:
-        terms["box"] = Term(loss.box.bind(BOX_LOSSES), loss.box.weight)
-    if loss.quality:
-        terms["quality"] = Term(loss.quality.bind(QUALITY_LOSSES), loss.quality.weight, loss.quality.detach)
+    tables = {"class": CLASS_LOSSES, "code": CODE_LOSSES, "box": BOX_LOSSES, "quality": QUALITY_LOSSES}
+    parts = {"class": loss.classes, "code": loss.code, "box": loss.box, "quality": loss.quality}
+    terms = {name: Term(part.bind(tables[name]), **part.term()) for name, part in parts.items() if part}
     return Objective(
         assigner=recipe.assign.build(ASSIGNERS),
         class_target=CLASS_TARGETS[recipe.target.kind],

@@ -10,9 +10,11 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
+
+Measure = Literal["iou", "centerness", "score"]  # of a positive: `qrepro.target.MEASURES`
 
 
 class Part(BaseModel):
@@ -37,14 +39,33 @@ class Part(BaseModel):
 
 
 class LossPart(Part):
-    """A loss with its weight in the sum."""
+    """A loss with its weight in the sum; what else it says about its term is described by `qrepro.objective.Term`."""
 
     weight: float = 1.0
 
+    def term(self) -> dict[str, Any]:
+        """Arguments of its term, beside the loss."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+
+
+class ClassLossPart(LossPart):
+    """The loss of class scores; `by` weighs positives by a measure of theirs."""
+
+    by: Measure | None = None
+    images: bool = False
+
+
+class BoxLossPart(LossPart):
+    """A loss of codes or boxes; `by` weighs positives by a measure of theirs, the sum of which is at least `floor`."""
+
+    by: Measure | None = None
+    floor: float = 1.0
+
 
 class QualityLossPart(LossPart):
-    """A loss of the quality estimate; `detach` cuts the gradient through its target, the true IoU."""
+    """A loss of the quality estimate; `detach` cuts the gradient through its target, the measure it is `towards`."""
 
+    towards: Literal["iou", "centerness"] = "iou"
     detach: bool = True
 
 

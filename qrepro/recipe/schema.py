@@ -16,7 +16,7 @@ from qrepro.detector import HEADS
 from qrepro.losses import BOX_LOSSES, CLASS_LOSSES, CODE_LOSSES, QUALITY_LOSSES
 from qrepro.postprocess import POSTPROCESSES
 from qrepro.quality import ESTIMATORS, Rule
-from qrepro.recipe.parts import LossPart, Part, QualityLossPart, member
+from qrepro.recipe.parts import BoxLossPart, ClassLossPart, Part, QualityLossPart, member
 from qrepro.represent import REPRESENTATIONS
 from qrepro.target import CLASS_TARGETS
 
@@ -85,9 +85,9 @@ class Picture(Section):
 class Losses(Section):
     """Loss terms (see `qrepro.objective`); count: how positives are counted in the normaliser."""
 
-    classes: Annotated[LossPart, member(CLASS_LOSSES)] = Field(alias="class")
-    code: Annotated[LossPart, member(CODE_LOSSES)] | None = None
-    box: Annotated[LossPart, member(BOX_LOSSES)] | None = None
+    classes: Annotated[ClassLossPart, member(CLASS_LOSSES)] = Field(alias="class")
+    code: Annotated[BoxLossPart, member(CODE_LOSSES)] | None = None
+    box: Annotated[BoxLossPart, member(BOX_LOSSES)] | None = None
     quality: Annotated[QualityLossPart, member(QUALITY_LOSSES)] | None = None
     count: Literal["images", "batch"] = "images"
 
