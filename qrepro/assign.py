@@ -6,14 +6,15 @@ of the matched truth, or BACKGROUND, or IGNORED (takes part in no loss). No loop
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qrepro.boxes import Priors, Truths, area, distances, pairwise_iou
+from qrepro.boxes import Priors, Truths, aligned_iou, area, distances, pairwise_iou
 
 BACKGROUND = -1
 IGNORED = -2
@@ -70,21 +71,27 @@ class ATSS:
         """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
         if truths.valid.shape[1] == 0:
             return _nothing(usable)
-        centres = (truths.boxes[..., :2] + truths.boxes[..., 2:]) / 2
-        away = torch.cdist(centres, priors.centres(), compute_mode="donot_use_mm_for_euclid_dist")  # (B, G, R)
-        away = away.masked_fill(~usable[:, None], torch.inf)
-        near = torch.zeros_like(away, dtype=torch.bool)
+        chosen, found = self._candidates(priors, truths, usable)
+        points, boxes = priors.centres()[chosen], truths.boxes[..., None, :]  # (B, G, K, 2), (B, G, 1, 4)
+        iou = aligned_iou(boxes, priors.boxes[chosen])
+        number = found.sum(-1, keepdim=True)
+        mean = (iou * found).sum(-1, keepdim=True) / number.clamp(min=1)
+        spread = (((iou - mean) ** 2 * found).sum(-1, keepdim=True) / (number - 1).clamp(min=1)).sqrt()
+        within = distances(points, boxes.expand(*chosen.shape, 4)).amin(-1) > self.inside
+        positive = found & (iou >= mean + spread) & within & truths.valid[..., None]
+        return _most(iou, positive, chosen, usable).masked_fill(~usable, IGNORED)
+
+    def _candidates(self, priors: Priors, truths: Truths, usable: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G, K) which priors are candidates of each truth, and whether they are: a level may have fewer usable."""
+        centres, points = (truths.boxes[..., :2] + truths.boxes[..., 2:]) / 2, priors.centres()
+        chosen, found = [], []
         for level in _levels(priors):
-            nearest = away[..., level].topk(min(self.top, level.stop - level.start), largest=False)
-            near[..., level].scatter_(-1, nearest.indices, nearest.values.isfinite())
-        iou = pairwise_iou(truths.boxes, priors.boxes)
-        number = near.sum(-1, keepdim=True)
-        mean = (iou * near).sum(-1, keepdim=True) / number.clamp(min=1)
-        spread = (((iou - mean) ** 2 * near).sum(-1, keepdim=True) / (number - 1).clamp(min=1)).sqrt()
-        sides = distances(priors.centres(), truths.boxes[..., None, :].expand(-1, -1, len(priors.boxes), -1))
-        positive = near & (iou >= mean + spread) & (sides.amin(-1) > self.inside) & truths.valid[..., None]
-        best, match = iou.masked_fill(~positive, -1).max(1)
-        return torch.where(best >= 0, match, BACKGROUND).masked_fill(~usable, IGNORED)
+            away = torch.cdist(centres, points[level], compute_mode="donot_use_mm_for_euclid_dist")
+            away.masked_fill_(~usable[:, None, level], torch.inf)
+            nearest = away.topk(min(self.top, away.shape[-1]), largest=False)
+            chosen.append(nearest.indices + level.start)
+            found.append(nearest.values.isfinite())
+        return torch.cat(chosen, -1), torch.cat(found, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +101,8 @@ class Ranges:
     A location is positive for a truth it lies in, if the largest of its four distances falls into the range of its
     level; of several truths it takes the smallest.
     ranges: [low, high] per level, finest first, in sides of the level's prior: with a prior of 8 strides these are the
-    paper's 0 ... 64, 64 ... 128, 128 ... 256, 256 ... 512, 512 ... px; radius: of centre sampling, in strides around the centre of the
-    truth and within it; null for the whole box.
+    paper's 0 ... 64, 64 ... 128, 128 ... 256, 256 ... 512, 512 ... px; radius: of centre sampling, in strides around
+    the centre of the truth and within it; null for the whole box.
     """
 
     ranges: tuple[tuple[float, float], ...] = ((0, 1), (0.5, 1), (0.5, 1), (0.5, 1), (0.5, 1e8))
@@ -105,18 +112,16 @@ class Ranges:
         """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
         if truths.valid.shape[1] == 0:
             return _nothing(usable)
-        points, boxes = priors.centres(), truths.boxes[..., None, :]  # (B, G, 1, 4)
         limits = _limits(self.ranges, priors)
-        sides = distances(points, boxes.expand(-1, -1, len(points), -1))
-        largest = sides.amax(-1)
-        region = boxes
+        sides = _sides(priors, truths)
+        largest = reduce(torch.maximum, sides)
+        wanted = (largest >= limits[:, 0]) & (largest <= limits[:, 1]) & truths.valid[..., None]
+        wanted &= reduce(torch.minimum, sides) > 0
         if self.radius is not None:
-            reach = (priors.stride * self.radius)[:, None]
-            centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-            low = torch.maximum(centre - reach, boxes[..., :2])
-            region = torch.cat([low, torch.minimum(centre + reach, boxes[..., 2:])], -1)
-        inside = distances(points, region.expand(-1, -1, len(points), -1)).amin(-1) > 0
-        wanted = inside & (largest >= limits[:, 0]) & (largest <= limits[:, 1]) & truths.valid[..., None]
+            reach = priors.stride * self.radius
+            for point, low, high in _axes(priors, truths):
+                centre = (low + high) / 2
+                wanted &= (point > centre - reach) & (point < centre + reach)
         return _smallest(wanted, truths).masked_fill(~usable, IGNORED)
 
 
@@ -137,17 +142,19 @@ class Fovea:
         """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
         if truths.valid.shape[1] == 0:
             return _nothing(usable)
-        limits = _limits(self.ranges, priors)
-        corner, far = truths.boxes[..., None, :2], truths.boxes[..., None, 2:]  # (B, G, 1, 2)
-        side = (far - corner).prod(-1).sqrt()
-        stride = priors.stride[:, None]
-        half = (far - corner) / stride / 2
-        cell = priors.cells / stride
-        last = torch.stack([cell[level].amax(0) for level in _levels(priors)])[priors.level()]
-        first = (corner / stride + (1 - self.sigma) * half - 0.5).ceil().clamp(min=0).minimum(last)
-        end = (corner / stride + (1 + self.sigma) * half - 0.5).floor().clamp(min=0).minimum(last)
-        inside = ((cell >= first) & (cell <= end)).all(-1)
-        wanted = inside & (side >= limits[:, 0]) & (side <= limits[:, 1]) & truths.valid[..., None]
+        slices, level = _levels(priors), priors.level()
+        one = [part.start for part in slices]  # a prior of each level, of which there are L
+        limits, stride = _limits(self.ranges, priors)[one], priors.stride[one]
+        side = area(truths.boxes).sqrt()[..., None]
+        suited = (side >= limits[:, 0]) & (side <= limits[:, 1]) & truths.valid[..., None]  # (B, G, L)
+        wanted = suited[..., level]
+        for axis, (_, low, high) in enumerate(_axes(priors, truths)):
+            cell = priors.cells[:, axis] / priors.stride
+            last = torch.stack([cell[part].amax() for part in slices])
+            corner, half = low / stride, (high - low) / stride / 2
+            first = (corner + (1 - self.sigma) * half - 0.5).ceil().minimum(last)
+            end = (corner + (1 + self.sigma) * half - 0.5).floor().clamp(min=0).minimum(last)
+            wanted &= (cell >= first[..., level]) & (cell <= end[..., level])
         return _smallest(wanted, truths).masked_fill(~usable, IGNORED)
 
 
@@ -162,6 +169,36 @@ def _limits(ranges: tuple[tuple[float, float], ...], priors: Priors) -> Tensor:
         raise ValueError(f"assign.ranges: {len(ranges)} ranges for {len(priors.counts)} levels; one each is needed")
     side = priors.boxes[:, 2] - priors.boxes[:, 0]
     return priors.boxes.new_tensor(ranges)[priors.level()] * side[:, None]
+
+
+def _axes(priors: Priors, truths: Truths) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Along x, then y: centres of the priors (R,), low and high sides of the truths (B, G, 1)."""
+    points, boxes = priors.centres(), truths.boxes[..., None]
+    for axis in (0, 1):
+        yield points[:, axis], boxes[:, :, axis], boxes[:, :, axis + 2]
+
+
+def _sides(priors: Priors, truths: Truths) -> list[Tensor]:
+    """Distances (B, G, R) of the priors' centres to the left, right, top, bottom of the truths; negative outside.
+
+    Side by side, because one (B, G, R, 4) tensor of them takes several times as long to make and to reduce.
+    """
+    return [side for point, low, high in _axes(priors, truths) for side in (point - low, high - point)]
+
+
+def _most(iou: Tensor, positive: Tensor, chosen: Tensor, usable: Tensor) -> Tensor:
+    """(B, R) for each location the truth of the highest IoU among the positive pairs; the first of equals.
+
+    iou, positive: (B, G, K) of the pairs of a truth and the location `chosen` (B, G, K).
+    """
+    truth = torch.arange(chosen.shape[1], device=chosen.device)[:, None].expand_as(chosen)
+    value, at = iou.masked_fill(~positive, -1).flatten(1), chosen.flatten(1)
+    best = value.new_full(usable.shape, -1).scatter_reduce(1, at, value, "amax")
+    winner = positive.flatten(1) & (value == best.gather(1, at))
+    none = chosen.shape[1]
+    claim = truth.flatten(1).masked_fill(~winner, none)
+    match = claim.new_full(usable.shape, none).scatter_reduce(1, at, claim, "amin")
+    return torch.where(match < none, match, BACKGROUND)
 
 
 def _smallest(wanted: Tensor, truths: Truths) -> Tensor:

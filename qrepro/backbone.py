@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import deform_conv2d
 
 BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
     18: (BasicBlock, [2, 2, 2, 2]),
@@ -23,14 +25,71 @@ BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
     101: (Bottleneck, [3, 4, 23, 3]),
 }
 
+NOT_PRETRAINED = ("num_batches_tracked", ".offset.weight", ".offset.bias")  # endings that a weight file may lack
+
+
+class Deformable(nn.Module):
+    """A convolution whose K taps move from position to position (arXiv 1703.06211, eq. 2; 1811.11168, eq. 1).
+
+        y(p) = sum over taps k of  w_k m_k(p) x(p + p_k + o_k(p)),   x interpolated bilinearly, 0 outside.
+
+    conv: the convolution without bias that it takes the place of; its weight (out, in / groups, 3, 3) keeps its name,
+    its stride, padding, dilation and groups hold. modulated: v2, else v1, where every m_k is 1.
+    offset: an ungrouped convolution of the same input, kernel and stride that predicts o and m, one deformable group
+    for all channels. It begins at zero, so that v1 begins as the plain convolution and v2 as half of it (m = 0.5).
+    Its channels are those of MMDetection's `conv_offset`, whose values can be copied: [y_1, x_1, ..., y_K, x_K] in
+    pixels of the input, taps row by row, and in v2 then K logits of m. (MMDetection splits v2's in three and joins the
+    first two again, which is the same layout.)
+    Computed in the weight's precision, float32 under autocast: a bfloat16 offset has steps of 1/64 pixel from 2 on.
+    """
+
+    def __init__(self, conv: nn.Conv2d, modulated: bool) -> None:
+        super().__init__()
+        self.weight = conv.weight
+        self.place: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
+        size = conv.kernel_size[0]
+        self.taps = size * size
+        self.offset = nn.Conv2d(conv.in_channels, (3 if modulated else 2) * self.taps, size, **self.place)
+        nn.init.zeros_(self.offset.weight)
+        assert self.offset.bias is not None
+        nn.init.zeros_(self.offset.bias)
+        self.modulated = modulated
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, out, H', W') in the weight's precision, of x (B, in, H, W) in any."""
+        with _unmixed(x.device.type):
+            x = x.to(self.weight.dtype)
+            moves = self.offset(x)
+            mask = moves[:, 2 * self.taps :].sigmoid() if self.modulated else None
+            return deform_conv2d(x, moves[:, : 2 * self.taps], self.weight, mask=mask, **self.place)
+
+
+def _unmixed(device: str) -> AbstractContextManager[Any]:
+    """Mixed precision off, on devices that know it (the shape-only `meta` does not)."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def _deformable_flops(x: list[int], weight: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+    """Those of the convolution that it replaces; interpolation is not counted, as elsewhere in a network."""
+    batch, channels, height, width = out_shape
+    return 2 * batch * channels * height * width * weight[1] * weight[2] * weight[3]
+
+
+# Operations that torch's `FlopCounterMode` counts as nothing, for its `custom_mapping`.
+FLOPS: dict[Any, Callable[..., int]] = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
+
 
 class Residual(nn.Module):
     """ResNet and ResNeXt (arXiv 1512.03385, 1611.05431) up to C5.
 
     depth: 18, 34, 50 or 101; groups, group_width: 32 and 4 make ResNeXt-32x4d; style: where a bottleneck has its
     stride, `pytorch` in the 3x3 convolution, `caffe` in the first 1x1.
+    deformable: `v1` or `v2` make `conv2` of every block in `deformable_stages` (2 for C2, ..., 5 for C5) a
+    `Deformable`: a bottleneck's 3x3 convolution, or the second one of a basic block (depth 18, 34), which MMDetection
+    refuses. Weight files need not have its offset layers: they then begin at zero.
     weights: null (from scratch), `torchvision/<name>`, `timm/<name>` or a local file (see `load_weights`).
-    frozen_stages: 0 none, 1 the stem and the first stage, ...; frozen_norm: batch norms keep their stored statistics.
+    frozen_stages: 0 none, 1 the stem and the first stage (C2), ..., offset layers included; frozen_norm: batch norms
+    keep their stored statistics.
     """
 
     def __init__(
@@ -40,6 +99,8 @@ class Residual(nn.Module):
         groups: int = 1,
         group_width: int = 64,
         style: Literal["pytorch", "caffe"] = "pytorch",
+        deformable: Literal["none", "v1", "v2"] = "none",
+        deformable_stages: tuple[Literal[2, 3, 4, 5], ...] = (3, 4, 5),
         weights: str | None = None,
         frozen_stages: int = 1,
         frozen_norm: bool = True,
@@ -53,6 +114,10 @@ class Residual(nn.Module):
                     module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
         self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = body.layer1, body.layer2, body.layer3, body.layer4
+        if deformable != "none":
+            for stage in sorted(set(deformable_stages)):
+                for unit in getattr(self, f"layer{stage - 1}"):
+                    unit.conv2 = Deformable(unit.conv2, modulated=deformable == "v2")
         self.channels = tuple(block.expansion * width for width in (128, 256, 512))  # of C3, C4, C5
         self.frozen_norm = frozen_norm
         self._frozen = [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
@@ -86,7 +151,7 @@ class Residual(nn.Module):
         if self.weights is None:
             return
         state = load_weights(self.weights)
-        missing = [k for k in self.state_dict() if k not in state and not k.endswith("num_batches_tracked")]
+        missing = [k for k in self.state_dict() if k not in state and not k.endswith(NOT_PRETRAINED)]
         if missing:
             raise ValueError(
                 f"backbone.weights {self.weights}: lacks {len(missing)} entries of this backbone, e.g. {missing[0]}"
@@ -186,7 +251,7 @@ def _timm_weights(name: str) -> Mapping[str, Tensor]:
 class FPN(nn.Module):
     """Feature pyramid (arXiv 1612.03144) P3-P5 with two stride-2 levels P6, P7 on top (RetinaNet, section 4).
 
-    extra: what P6 is computed from, `c5` (RetinaNet) or `p5` (FCOS, GFL); relu: a ReLU before P7 (and before P6 of p5).
+    extra: what P6 is computed from, `c5` (RetinaNet) or `p5` (FCOS, GFL); relu: a ReLU between P6 and P7.
     """
 
     def __init__(
@@ -213,8 +278,7 @@ class FPN(nn.Module):
         pyramid = [conv(x) for conv, x in zip(self.output, maps, strict=True)]
         x = features[-1] if self.source == "c5" else pyramid[-1]
         for level, conv in enumerate(self.extra):
-            activated = self.relu and (level > 0 or self.source == "p5")
-            x = conv(F.relu(x) if activated else x)
+            x = conv(F.relu(x) if self.relu and level else x)
             pyramid.append(x)
         return pyramid
 

@@ -119,8 +119,8 @@ def _grid(
 class Points:
     """One point per cell (FCOS, arXiv 1904.01355; FoveaBox, arXiv 1904.03797), the centre of a square box.
 
-    scale: side of the square in strides: what FoveaBox calls the basic size of a level, and what FCOS's ranges of a level
-    are multiples of; centre: where in its cell, in cells.
+    scale: side of the square in strides: what FoveaBox calls the basic size of a level, and what the ranges of FCOS are
+    multiples of; centre: where in its cell, in cells.
     """
 
     scale: float = 8.0

@@ -1,7 +1,14 @@
+import math
+
+import numpy as np
+import pytest
 import torch
 
-from qrepro.assign import BACKGROUND, IGNORED, MaxIoU
-from qrepro.boxes import Priors, Truths
+from qrepro.assign import ATSS, BACKGROUND, IGNORED, Fovea, MaxIoU, Ranges
+from qrepro.boxes import Anchors, Points, Priors, Truths
+
+CPU = torch.device("cpu")
+SQUARES = Anchors(scale=8, octaves=1, ratios=(1.0,), centre=0.0)
 
 
 def truths_of(boxes, labels, images=1):
@@ -58,3 +65,393 @@ def test_images_of_a_batch_do_not_mix():
     truths = Truths(boxes, torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool))
     match = MaxIoU()(priors, truths, torch.ones(2, 2, dtype=torch.bool))
     assert match.tolist() == [[0, BACKGROUND], [BACKGROUND, 0]]
+
+
+# What all assigners share
+
+
+ALL = {
+    "max_iou": (MaxIoU(), Points()),
+    "atss": (ATSS(), Points(scale=4.0)),
+    "ranges": (Ranges(ranges=((0, 1), (0.5, 1e8))), Points()),
+    "fovea": (Fovea(ranges=((0.0625, 4), (1, 8))), Points(scale=2.0)),
+}
+
+
+@pytest.fixture(params=ALL)
+def small(request):
+    """Each assigner, and its priors on maps of 8 x 8 and 4 x 4 cells of an image of 64 x 64 px."""
+    assigner, prior = ALL[request.param]
+    return assigner, prior([(8, 8), (4, 4)], (8, 16), CPU)
+
+
+def batch_of(boxes, valid):
+    boxes = torch.tensor(boxes, dtype=torch.float32)
+    return Truths(boxes, torch.zeros(boxes.shape[:2], dtype=torch.int64), torch.tensor(valid))
+
+
+def test_images_without_truths_are_background_where_usable(small):
+    assigner, priors = small
+    usable = torch.ones(2, 80, dtype=torch.bool)
+    usable[1, 40:] = False
+    expected = torch.where(usable, BACKGROUND, IGNORED)
+    none = Truths(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
+    assert torch.equal(assigner(priors, none, usable), expected)
+    hidden = batch_of([[[8, 8, 40, 40]], [[0, 0, 0, 0]]], [[False], [False]])
+    assert torch.equal(assigner(priors, hidden, usable), expected)
+
+
+def test_padded_truths_and_other_images_change_nothing(small):
+    """A truth is matched as if it were alone, whatever stands in the padding and in the rest of the batch."""
+    assigner, priors = small
+    usable = torch.ones(3, 80, dtype=torch.bool)
+    box, other = [9.0, 11, 41, 40], [3.0, 3, 30, 33]
+    alone = assigner(priors, batch_of([[box]], [[True]]), usable[:1])[0]
+    assert (alone == 0).any()
+    truths = batch_of(
+        [[other, box, other], [box, [0.0] * 4, [0.0] * 4], [other, other, other]],
+        [[False, True, False], [True, False, False], [True, False, False]],
+    )
+    matches = assigner(priors, truths, usable)
+    assert torch.equal(matches[0], torch.where(alone == 0, 1, alone))
+    assert torch.equal(matches[1], alone)
+    assert not torch.equal(matches[2], alone) and (matches[2] == 0).any() and (matches[2] <= 0).all()
+
+
+def test_unusable_locations_are_ignored(small):
+    assigner, priors = small
+    truths = batch_of([[[9, 11, 41, 40]]], [[True]])
+    matched = assigner(priors, truths, torch.ones(1, 80, dtype=torch.bool)) == 0
+    matches = assigner(priors, truths, ~matched)
+    assert (matches[matched] == IGNORED).all()
+
+
+def random_truths(seed, count, width, height, smallest=4.0, largest=200.0):
+    """A batch of two images with `count` truths each, of which the second shows every other."""
+    generator = np.random.default_rng(seed)
+    centre = generator.uniform(0, [width, height], (2, count, 2))
+    size = np.exp(generator.uniform(math.log(smallest), math.log(largest), (2, count, 2)))
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], -1).clip(0, [width, height] * 2)
+    valid = np.array([[True] * count, [i % 2 == 0 for i in range(count)]])
+    return batch_of(boxes.astype(np.float32), valid)
+
+
+# ATSS
+
+
+def test_atss_equals_mmdetection(golden):
+    ref = golden("assign")
+    priors = SQUARES([tuple(s) for s in ref["feature_sizes"].tolist()], (8, 16, 32, 64, 128), CPU)
+    torch.testing.assert_close(priors.boxes, ref["atss1_anchors"])
+    usable = torch.ones(1, len(priors.boxes), dtype=torch.bool)
+    match = ATSS()(priors, truths_of(ref["gt_boxes"], ref["gt_labels"]), usable)[0]
+    assert torch.equal(match, ref["atss1_assigned"] - 1)  # theirs: 0 negative, i + 1 matched to i
+
+
+def test_atss_of_fewer_priors_than_candidates_by_hand():
+    """Two levels of two and one priors: all three are candidates.
+
+    IoU with the truth: 1, 1/3, 1/4; mean 19/36, sample standard deviation 0.410: only the first reaches 0.938.
+    """
+    boxes = [[0, 0, 16, 16], [8, 0, 24, 16], [0, 0, 32, 32]]
+    priors = Priors(torch.tensor(boxes, dtype=torch.float32), torch.zeros(3, 2), torch.ones(3), (2, 1))
+    truths, usable = truths_of([[0, 0, 16, 16]], [0]), torch.ones(1, 3, dtype=torch.bool)
+    assert ATSS()(priors, truths, usable)[0].tolist() == [0, BACKGROUND, BACKGROUND]
+    # without the first: 1/3, 1/4; mean 0.2917, deviation 0.0589 (divided by n - 1): 0.3506 is out of reach;
+    # nor would the centre (16, 8) lie inside
+    usable[0, 0] = False
+    assert ATSS()(priors, truths, usable)[0].tolist() == [IGNORED, BACKGROUND, BACKGROUND]
+
+
+def test_atss_deviation_is_that_of_a_sample():
+    """IoU 1, 0.6 and 0: mean 0.533, squares 0.507 in all. Divided by n - 1 the deviation is 0.503 and even the first
+    stays below 1.037; by n it would be 0.411, and the first positive."""
+    priors = priors_of([[0, 0, 16, 16], [4, 0, 20, 16], [40, 0, 56, 16]])
+    match = ATSS()(priors, truths_of([[0, 0, 16, 16]], [0]), torch.ones(1, 3, dtype=torch.bool))
+    assert match.tolist() == [[BACKGROUND] * 3]
+
+
+def test_atss_unusable_priors_are_no_candidates():
+    """The case above and four priors of IoU 0 in the padding, which would lower the threshold to .636."""
+    far = [[x, 0, x + 16, 16] for x in (60, 80, 100, 120)]
+    priors = priors_of([[0, 0, 16, 16], [4, 0, 20, 16], [40, 0, 56, 16], *far])
+    usable = torch.tensor([[True] * 3 + [False] * 4])
+    match = ATSS()(priors, truths_of([[0, 0, 16, 16]], [0]), usable)
+    assert match.tolist() == [[BACKGROUND] * 3 + [IGNORED] * 4]
+
+
+def test_atss_takes_the_nearest_of_each_level_and_only_centres_inside():
+    """One candidate on each of two levels: only equal IoUs reach the threshold (a + b) / 2 + |a - b| / sqrt(2)."""
+    boxes = torch.tensor([[0.0, 0, 16, 16], [2, 0, 18, 16], [0, 0, 16, 16], [0, 4, 16, 20]])
+    priors = Priors(boxes, torch.zeros(4, 2), torch.ones(4), (2, 2))
+    usable = torch.ones(1, 4, dtype=torch.bool)
+    top = ATSS(top=1)
+    assert top(priors, truths_of([[0, 0, 16, 16]], [0]), usable)[0].tolist() == [0, BACKGROUND, 0, BACKGROUND]
+    # the centre (8, 8) of both lies on the left side of this truth, which none of the others is nearer to
+    assert top(priors, truths_of([[8, 0, 10, 16]], [0]), usable)[0, [0, 2]].tolist() == [BACKGROUND] * 2
+    wide = ATSS(top=1, inside=7.9)(priors, truths_of([[0, 0, 16, 16]], [0]), usable)
+    assert wide[0].tolist() == [0, BACKGROUND, 0, BACKGROUND]
+    strict = ATSS(top=1, inside=8.0)(priors, truths_of([[0, 0, 16, 16]], [0]), usable)
+    assert (strict == BACKGROUND).all()
+
+
+def atss_by_loops(priors: Priors, boxes, usable, top=9):
+    """Algorithm 1 of arXiv 1912.02424 for one image, truth by truth, in float64."""
+    anchors, level = priors.boxes.double().numpy(), priors.level().numpy()
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    best = np.full(len(anchors), -1.0)
+    match = np.where(usable, BACKGROUND, IGNORED)
+    for number, truth in enumerate(boxes):
+        if truth is None:
+            continue
+        overlap = np.minimum(anchors[:, 2:], truth[2:]) - np.maximum(anchors[:, :2], truth[:2])
+        inter = overlap.clip(0).prod(1)
+        iou = inter / ((anchors[:, 2:] - anchors[:, :2]).prod(1) + (truth[2:] - truth[:2]).prod() - inter)
+        away = np.hypot(*(centres - (truth[:2] + truth[2:]) / 2).T)
+        candidates = []
+        for one in range(level.max() + 1):
+            members = [i for i in range(len(anchors)) if level[i] == one and usable[i]]
+            candidates += sorted(members, key=lambda i: away[i])[:top]
+        threshold = iou[candidates].mean() + iou[candidates].std(ddof=1)
+        for i in candidates:
+            within = min(*(centres[i] - truth[:2]), *(truth[2:] - centres[i])) > 0.01
+            if iou[i] >= threshold and within and iou[i] > best[i]:
+                best[i], match[i] = iou[i], number
+    return match.tolist()
+
+
+def test_atss_equals_plain_loops():
+    """Crowded images, so that priors are claimed twice; the second has invalid truths and padding."""
+    priors = SQUARES([(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)], (8, 16, 32, 64, 128), CPU)
+    truths = random_truths(0, 30, 160, 128)
+    usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
+    matches = ATSS()(priors, truths, usable)
+    assert (matches >= 0).sum() > 100
+    for image in range(2):
+        boxes = [
+            b.double().numpy() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)
+        ]
+        assert matches[image].tolist() == atss_by_loops(priors, boxes, usable[image].numpy())
+
+
+def test_atss_prior_of_two_truths_goes_to_the_larger_overlap():
+    """Both truths hold the only prior, whose IoU with them is 1/4 and 1/2, and single candidates pass: no deviation."""
+    priors = priors_of([[0, 0, 16, 16]])
+    usable = torch.ones(1, 1, dtype=torch.bool)
+    assert ATSS()(priors, truths_of([[0, 0, 32, 32], [0, 0, 16, 32]], [0, 1]), usable).tolist() == [[1]]
+    assert ATSS()(priors, truths_of([[0, 0, 16, 32], [0, 0, 32, 32]], [0, 1]), usable).tolist() == [[0]]
+    assert ATSS()(priors, truths_of([[0, 0, 16, 32], [0, 0, 16, 32]], [0, 1]), usable).tolist() == [[0]]
+
+
+# FCOS
+
+
+def grid(matches, priors, level, shape):
+    """The matches (R,) of a level as rows of cells."""
+    start = sum(priors.counts[:level])
+    return matches[start : start + priors.counts[level]].reshape(shape).tolist()
+
+
+B = BACKGROUND
+
+
+def test_ranges_plain_fcos_by_hand():
+    """Points at 4, 12, 20, 28 px. The truth spans x 2 ... 22, y 10 ... 22: x = 4, 12, 20 and y = 12, 20 lie inside."""
+    priors = Points()([(4, 4)], (8,), CPU)
+    matches = Ranges(ranges=((0, 1),), radius=None)(priors, truths_of([[2, 10, 22, 22]], [0]), torch.ones(1, 16) > 0)[0]
+    assert grid(matches, priors, 0, (4, 4)) == [[B, B, B, B], [0, 0, 0, B], [0, 0, 0, B], [B, B, B, B]]
+
+
+def test_ranges_exclude_points_on_a_side():
+    """x 4 ... 20 and y 4 ... 28 run through points at 4, 20 and 28, which lie on the sides and not inside."""
+    priors = Points()([(4, 4)], (8,), CPU)
+    matches = Ranges(ranges=((0, 1),), radius=None)(priors, truths_of([[4, 4, 20, 28]], [0]), torch.ones(1, 16) > 0)[0]
+    assert grid(matches, priors, 0, (4, 4)) == [[B, B, B, B], [B, 0, B, B], [B, 0, B, B], [B, B, B, B]]
+
+
+def test_ranges_centre_sampling_by_hand():
+    """Centre of the truth (12, 16). One stride of 8 px around it: x 4 ... 20 and y 8 ... 24, strictly inside: x = 12,
+    y = 12 and 20; within the truth, whose y ends at 22. Radius 1.5: x 0 ... 24 takes 4, 12, 20."""
+    priors = Points()([(4, 4)], (8,), CPU)
+    usable = torch.ones(1, 16) > 0
+    truths = truths_of([[2, 10, 22, 22]], [0])
+    one = Ranges(ranges=((0, 1),), radius=1.0)(priors, truths, usable)[0]
+    assert grid(one, priors, 0, (4, 4)) == [[B, B, B, B], [B, 0, B, B], [B, 0, B, B], [B, B, B, B]]
+    wide = Ranges(ranges=((0, 1),), radius=1.5)(priors, truths, usable)[0]
+    assert grid(wide, priors, 0, (4, 4)) == [[B, B, B, B], [0, 0, 0, B], [0, 0, 0, B], [B, B, B, B]]
+    low = truths_of([[2, 13, 22, 19]], [0])  # no row of points in y 13 ... 19, though y 8 ... 24 of the radius has two
+    assert (Ranges(ranges=((0, 1),), radius=1.0)(priors, low, usable) == B).all()
+
+
+def test_ranges_smallest_truth_wins_whatever_the_order():
+    priors = Points()([(4, 4)], (8,), CPU)
+    usable = torch.ones(1, 16) > 0
+    large, tiny = [0, 0, 32, 32], [8, 8, 24, 16]
+    rule = Ranges(ranges=((0, 1),), radius=None)
+    for order, (big, little) in (([large, tiny], (0, 1)), ([tiny, large], (1, 0))):
+        matches = rule(priors, truths_of(order, [0, 1]), usable)[0]
+        expected = [[big] * 4, [big, little, little, big], [big] * 4, [big] * 4]
+        assert grid(matches, priors, 0, (4, 4)) == expected
+
+
+def test_ranges_hold_their_borders():
+    """Default ranges are 0 ... 64, 64 ... 128 px: a largest distance of 64 px belongs to both levels, of 63 to the
+    first, of 65 to the second. Points of stride 8 and 16 at (36, 36) and (40, 40)."""
+    priors = Points()([(16, 16), (8, 8)], (8, 16), CPU)
+    rule = Ranges(ranges=Ranges().ranges[:2], radius=None)
+    at = [4 * 16 + 4, 256 + 2 * 8 + 2]
+    assert priors.centres()[at].tolist() == [[36, 36], [40, 40]]
+    found = {}
+    for reach in (63, 64, 65, 128, 129):
+        pair = []
+        for point in (36, 40):
+            truths = truths_of([[point - 10, point - 10, point + reach, point + 10]], [0])
+            matches = rule(priors, truths, torch.ones(1, 320) > 0)[0]
+            pair.append(matches[at[len(pair)]].item() == 0)
+        found[reach] = pair
+    assert found == {
+        63: [True, False], 64: [True, True], 65: [False, True], 128: [False, True], 129: [False, False]
+    }  # fmt: skip
+
+
+def test_default_ranges_are_those_of_the_papers():
+    """In px at strides 8 ... 128: FCOS section 3.1, with priors of 8 strides; FoveaBox with priors of 2 strides."""
+    strides = (8, 16, 32, 64, 128)
+    fcos = [[low * 8 * s, high * 8 * s] for (low, high), s in zip(Ranges().ranges, strides, strict=True)]
+    assert fcos[:4] == [[0, 64], [64, 128], [128, 256], [256, 512]] and fcos[4][0] == 512 and fcos[4][1] > 1e9
+    fovea = [[low * 2 * s, high * 2 * s] for (low, high), s in zip(Fovea().ranges, strides, strict=True)]
+    assert fovea == [[1, 64], [32, 128], [64, 256], [128, 512], [256, 2048]]
+
+
+@pytest.mark.parametrize("rule", [Ranges(), Fovea()])
+def test_one_range_per_level_is_asked_for(rule):
+    priors = Points()([(2, 2), (1, 1)], (8, 16), CPU)
+    with pytest.raises(ValueError, match="5 ranges for 2 levels"):
+        rule(priors, truths_of([[0, 0, 8, 8]], [0]), torch.ones(1, 5) > 0)
+
+
+def ranges_by_loops(priors, boxes, usable, ranges, radius):
+    """FCOS for one image, location by location; ranges in px."""
+    match = []
+    for (x, y), stride, level, use in zip(
+        priors.centres().tolist(), priors.stride.tolist(), priors.level().tolist(), usable, strict=True
+    ):
+        least, chosen = math.inf, BACKGROUND
+        for number, box in enumerate(boxes):
+            if box is None:
+                continue
+            x1, y1, x2, y2 = box
+            sides = (x - x1, y - y1, x2 - x, y2 - y)
+            fits = min(sides) > 0 and ranges[level][0] <= max(sides) <= ranges[level][1]
+            if radius is not None:
+                fits &= abs(x - (x1 + x2) / 2) < radius * stride and abs(y - (y1 + y2) / 2) < radius * stride
+            if fits and (x2 - x1) * (y2 - y1) < least:
+                least, chosen = (x2 - x1) * (y2 - y1), number
+        match.append(chosen if use else IGNORED)
+    return match
+
+
+PYRAMID = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)], (8, 16, 32, 64, 128), CPU
+
+
+@pytest.mark.parametrize("radius", [None, 0.5, 1.5])
+def test_ranges_equal_plain_loops(radius):
+    priors, truths = Points()(*PYRAMID), random_truths(1, 20, 160, 128)
+    usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
+    matches = Ranges(radius=radius)(priors, truths, usable)
+    px = ((0, 64), (64, 128), (128, 256), (256, 512), (512, math.inf))
+    for image in range(2):
+        boxes = [b.tolist() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)]
+        assert matches[image].tolist() == ranges_by_loops(priors, boxes, usable[image].tolist(), px, radius)
+
+
+# FoveaBox
+
+
+def test_fovea_shrunk_region_by_hand():
+    """Cell centres at 4, 12 ... 60 px. The truth 0 ... 48 by 8 ... 56 shrinks to 24 -+ 0.4 * 24 = 14.4 ... 33.6 and
+    32 -+ 9.6 = 22.4 ... 41.6 px: centres x = 20, 28 and y = 28, 36. Its side of 48 px suits the first level (1 ... 64)
+    and the second (32 ... 128), where the centres are 8, 24, 40, 56: x = 24, y = 24 and 40."""
+    priors = Points(scale=2.0)([(8, 8), (4, 4)], (8, 16), CPU)
+    rule = Fovea(ranges=Fovea().ranges[:2])
+    matches = rule(priors, truths_of([[0, 8, 48, 56]], [0]), torch.ones(1, 80) > 0)[0]
+    expected = [[0 if x in (2, 3) and y in (3, 4) else B for x in range(8)] for y in range(8)]
+    assert grid(matches, priors, 0, (8, 8)) == expected
+    assert grid(matches, priors, 1, (4, 4)) == [[B, B, B, B], [B, 0, B, B], [B, 0, B, B], [B, B, B, B]]
+
+
+@pytest.mark.parametrize(
+    "width, height, levels",
+    [(31, 31, [0]), (16, 64, [0, 1]), (64, 64, [0, 1]), (16, 63, [0]), (65, 64, [1]), (128, 128, [1]), (129, 128, [])],
+)
+def test_fovea_levels_by_the_root_of_the_area(width, height, levels):
+    priors = Points(scale=2.0)([(32, 32), (16, 16)], (8, 16), CPU)
+    rule = Fovea(ranges=Fovea().ranges[:2])
+    # around (92, 92), a cell centre of the first level; whole boxes, so that each has a centre on both levels
+    box = [92 - width / 2, 92 - height / 2, 92 + width / 2, 92 + height / 2]
+    whole = Fovea(ranges=rule.ranges, sigma=1.0)(priors, truths_of([box], [0]), torch.ones(1, 1280) > 0)[0]
+    assert priors.level()[whole == 0].unique().tolist() == levels
+
+
+def test_fovea_smaller_object_wins_whatever_the_order():
+    priors = Points(scale=2.0)([(8, 8)], (8,), CPU)
+    rule = Fovea(ranges=((0.0625, 4),))
+    large, tiny = [4, 4, 60, 60], [26, 26, 38, 38]  # 20.8 ... 43.2: centres 28, 36; and 29.6 ... 34.4: none
+    least = [24, 24, 48, 40]  # 31.2 ... 40.8: x = 36; 28.8 ... 35.2: none
+    mid = [20, 20, 44, 44]  # 27.2 ... 36.8: x, y = 28, 36
+    assert (rule(priors, truths_of([tiny, least], [0, 1]), torch.ones(1, 64) > 0) == B).all()
+    narrow = [20, 0, 32, 56]  # 23.6 ... 28.4: x = 28; 16.8 ... 39.2: y = 20, 28, 36
+    for order in ([large, mid, narrow], [narrow, mid, large], [mid, narrow, large]):
+        matches = torch.tensor(
+            grid(rule(priors, truths_of(order, [0, 1, 2]), torch.ones(1, 64) > 0)[0], priors, 0, (8, 8))
+        )
+        # areas 3136, 576, 672
+        assert (matches[3:5, 3:5] == order.index(mid)).all()
+        assert matches[2, 3] == order.index(narrow)
+        assert (matches >= 0).sum() == 5
+
+
+def test_fovea_region_beyond_the_map_is_moved_to_its_border():
+    """The authors' code clamps the first and last cell of a region to the map: a truth whose region lies between the
+    border and the first centre, at 4 px, takes the first cell; between two centres it takes none."""
+    priors = Points(scale=2.0)([(4, 4)], (8,), CPU)
+    rule = Fovea(ranges=((0.0625, 4),))
+    matches = rule(priors, truths_of([[0, 0, 4, 4]], [0]), torch.ones(1, 16) > 0)[0]  # 1.2 ... 2.8 px: no centre
+    assert (matches >= 0).nonzero().flatten().tolist() == [0]
+    inner = rule(priors, truths_of([[8, 8, 12, 12]], [0]), torch.ones(1, 16) > 0)[0]  # 9.2 ... 10.8 px: no centre
+    assert (inner == B).all()
+    last = rule(priors, truths_of([[29, 29, 32, 32]], [0]), torch.ones(1, 16) > 0)[0]  # 29.9 ... 31.1 px: no centre
+    assert (last >= 0).nonzero().flatten().tolist() == [15]
+
+
+def fovea_by_loops(priors, shapes, boxes, usable, sigma=0.4):
+    """FoveaBox as published for one image: truths painted on each level's map, the largest first; ranges in px."""
+    ranges = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
+    match = []
+    for (rows, columns), stride, (low, high) in zip(shapes, (8, 16, 32, 64, 128), ranges, strict=True):
+        painted = np.full((rows, columns), BACKGROUND)
+        sized = [(math.sqrt((b[2] - b[0]) * (b[3] - b[1])), i) for i, b in enumerate(boxes) if b is not None]
+        for side, number in sorted(sized, reverse=True):
+            if not low <= side <= high:
+                continue
+            spans = []
+            for axis, cells in ((0, columns), (1, rows)):
+                middle = (boxes[number][axis] + boxes[number][axis + 2]) / 2
+                half = sigma * (boxes[number][axis + 2] - boxes[number][axis]) / 2
+                first = math.ceil((middle - half) / stride - 0.5)  # the first cell with its centre in the region
+                last = math.floor((middle + half) / stride - 0.5)
+                spans.append(slice(min(max(first, 0), cells - 1), min(max(last, 0), cells - 1) + 1))
+            painted[spans[1], spans[0]] = number
+        match += painted.flatten().tolist()
+    return [m if use else IGNORED for m, use in zip(match, usable, strict=True)]
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.4, 1.0])
+def test_fovea_equals_plain_loops(sigma):
+    priors, truths = Points(scale=2.0)(*PYRAMID), random_truths(2, 20, 160, 128, smallest=2.0, largest=1000.0)
+    usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
+    matches = Fovea(sigma=sigma)(priors, truths, usable)
+    assert all((matches[:, priors.level() == level] >= 0).any() for level in range(3))
+    for image in range(2):
+        boxes = [b.tolist() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)]
+        assert matches[image].tolist() == fovea_by_loops(priors, PYRAMID[0], boxes, usable[image].tolist(), sigma)

@@ -1,8 +1,8 @@
-import pytest
 import torch
 
 from qrepro.boxes import (
     Anchors,
+    Points,
     Truths,
     aligned_giou,
     aligned_iou,
@@ -12,7 +12,6 @@ from qrepro.boxes import (
     nearest_truth,
     pairwise_iou,
 )
-from qrepro.represent import Delta
 
 
 def test_iou_by_hand():
@@ -71,20 +70,16 @@ def test_anchor_centre_and_levels():
     assert inside[1].tolist() == [True, False, False, True, False, False, True, False]
 
 
-@pytest.mark.parametrize("name, stds", [("unit", (1.0, 1, 1, 1)), ("ssd", (0.1, 0.1, 0.2, 0.2))])
-def test_delta_equals_mmdetection(golden, name, stds):
-    ref = golden("coders")
-    from qrepro.boxes import Priors
-
-    anchors = ref["anchors"]
-    priors = Priors(anchors, anchors[:, :2], torch.ones(len(anchors)))
-    box = Delta(stds=stds)
-    torch.testing.assert_close(box.encode(ref["targets"], priors), ref[f"{name}_encoded"], rtol=1e-5, atol=1e-5)
-    decoded = clip(box.decode(ref[f"{name}_deltas"], priors)[None], torch.tensor([[256, 320]]))[0]
-    torch.testing.assert_close(decoded, ref[f"{name}_decoded"], rtol=1e-5, atol=1e-3)
-    torch.testing.assert_close(
-        box.decode(box.encode(ref["targets"], priors), priors), ref["targets"], rtol=1e-4, atol=1e-3
-    )
+def test_points_are_cell_centres_with_one_square_each():
+    """FCOS: a location of the map lies at (x + 1/2) stride; the square around it has a side of `scale` strides."""
+    priors = Points(scale=2.0)([(1, 2), (1, 1)], (8, 16), torch.device("cpu"))
+    assert Points().per_cell == 1 and priors.counts == (2, 1) and priors.stride.tolist() == [8, 8, 16]
+    assert priors.centres().tolist() == [[4, 4], [12, 4], [8, 8]]
+    assert priors.cells.tolist() == [[0, 0], [8, 0], [0, 0]]
+    assert priors.boxes.tolist() == [[-4, -4, 12, 12], [4, -4, 20, 12], [-8, -8, 24, 24]]
+    corner = Points(centre=0.0)([(1, 2)], (8,), torch.device("cpu"))
+    assert corner.centres().tolist() == [[0, 0], [8, 0]]
+    assert corner.boxes[1].tolist() == [8 - 32, -32, 8 + 32, 32]  # side 8 strides
 
 
 def test_centerness_by_hand():

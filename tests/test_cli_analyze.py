@@ -292,15 +292,3 @@ def test_oracles_of_vfnet_are_rules_of_eval(capsys, stored, data):  # noqa: F811
     assert set(metrics) == set(names)
     code, _, err = run(capsys, "analyze", "oracle", copy)
     assert code == 0, err
-
-
-def test_the_benchmark_runs(capsys, tmp_path):
-    code, _out, err = run(
-        capsys, "benchmark", "--scale", "0.002", "--repeat", "1", "--only", "lrp", "--only", "22", "--out", tmp_path
-    )
-    assert code == 0, err
-    rows = table(tmp_path, "analyses")
-    assert rows["task"].tolist() == ["rescore by 22 rules", "analyze lrp"]
-    assert (rows["median_s"] > 0).all() and (rows["peak_mb"] > 20).all()
-    code, _, err = run(capsys, "benchmark", "--only", "nothing")
-    assert code == 2 and "there are analyze ap" in err

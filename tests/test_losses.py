@@ -1,7 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
 
 from qrepro import losses
 
@@ -80,3 +85,144 @@ def test_bce_differentiates_its_target_as_equation_5():
     u = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     target = torch.tensor([0.3, 0.6, 0.7], dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(gradient(losses.bce_loss(torch.logit(u), target), target), torch.log((1 - u) / u))
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("beta", [0, 1, 2])
+def test_quality_focal_loss_equals_mmdetection(golden, beta):
+    ref = golden("losses")
+    logit = ref["qfl_logits"].requires_grad_()
+    target = torch.nn.functional.one_hot(ref["qfl_labels"], 5)[:, :4] * ref["qfl_scores"][:, None]  # 4 is background
+    loss = losses.quality_focal_loss(logit, target, beta=beta).sum(-1)
+    torch.testing.assert_close(loss, ref[f"qfl{beta}_loss"], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(gradient(loss, logit), ref[f"qfl{beta}_grad"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "logit, target, beta, expected",
+    [
+        (LN3, 0.5, 0.0, 0.5 * (2 * LN2 - LN3) + 0.5 * 2 * LN2),  # |y - s| = 1/4
+        (LN3, 0.5, 2.5, (0.5 * (2 * LN2 - LN3) + 0.5 * 2 * LN2) / 32),  # (1/4)^2.5 = 1 / 32
+        (LN3, 0.5, 4.0, (0.5 * (2 * LN2 - LN3) + 0.5 * 2 * LN2) / 256),
+        (0.0, 0.75, 2.5, LN2 / 32),  # s below y: the difference is taken by its size, also for an odd or broken power
+        (0.0, 0.75, 1.0, LN2 / 4),
+        (0.0, 0.0, 4.0, LN2 / 16),
+    ],
+)
+def test_quality_focal_loss_matches_hand_values(logit, target, beta, expected):
+    assert losses.quality_focal_loss(f64(logit), f64(target), beta=beta).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0, 2.5, 4.0])
+@pytest.mark.parametrize("target", [0.1, 0.5, 0.8])
+def test_quality_focal_loss_is_least_where_the_score_is_the_quality(target, beta):
+    at = torch.logit(f64(target)).requires_grad_()
+    least = losses.quality_focal_loss(at, f64(target), beta=beta)
+    if beta != 1:  # |y - s| has a kink there, with a positive factor
+        assert gradient(least, at).item() == pytest.approx(0, abs=1e-12)
+    around = torch.logit(torch.linspace(0.01, 0.99, 99, dtype=torch.float64))
+    assert (losses.quality_focal_loss(around, f64(target).expand(99), beta=beta) >= least - 1e-12).all()
+
+
+def test_distribution_focal_loss_equals_mmdetection(golden):
+    """Theirs takes one side at a time: the four sides of ours are rows of theirs, and ours is their mean."""
+    ref = golden("losses")
+    raw = ref["dfl_logits"].reshape(12, 68).requires_grad_()
+    loss = losses.distribution_focal_loss(raw, ref["dfl_targets"].reshape(12, 4))
+    torch.testing.assert_close(loss, ref["dfl_loss"].reshape(12, 4).mean(1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(4 * gradient(loss, raw), ref["dfl_grad"].reshape(12, 68), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        (0.25, 0.75 * LN2 + 0.25 * (3 * LN2 - LN3)),
+        (1.0, 3 * LN2 - LN3),  # on a bin: all weight there, whatever the bin above holds
+        (0.0, LN2),
+        (1.9, 0.1 * (3 * LN2 - LN3) + 0.9 * 3 * LN2),  # n - 0.1, the largest code
+        (2.0, 3 * LN2),  # the last bin itself, which has none above
+    ],
+)
+def test_distribution_focal_loss_matches_hand_values(code, expected):
+    """Bins 0, 1, 2 of probability 1/2, 3/8, 1/8: -ln P = ln 2, 3 ln 2 - ln 3, 3 ln 2."""
+    side = f64(1 / 2, 3 / 8, 1 / 8).log() + 5  # a common shift of the logits changes nothing
+    sides = torch.cat([side, torch.zeros(9, dtype=torch.float64)])[None]
+    flat = math.log(3)  # of the other three sides, whatever their code
+    loss = losses.distribution_focal_loss(sides, f64(code, 0.3, 1.0, 1.7)[None])
+    assert loss.shape == (1,)
+    assert loss.item() == pytest.approx((expected + 3 * flat) / 4, rel=1e-6)
+
+
+@given(st.floats(0, 15.9), st.integers(0, 10**6))
+def test_distribution_focal_loss_is_least_with_all_mass_on_the_two_bins(code, seed):
+    """Eq. 6: P_i = i + 1 - y and P_{i+1} = y - i; the gradient by the logits is P less these shares."""
+    logits = 5 * torch.randn(17, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    raw = logits[None].repeat(1, 4).requires_grad_()
+    loss = losses.distribution_focal_loss(raw, f64(code).expand(1, 4))
+    shares = np.interp(np.arange(17), [np.floor(code), np.floor(code) + 1], [np.floor(code) + 1 - code, code % 1])
+    shares[: int(code)] = shares[int(code) + 2 :] = 0
+    expected = (logits.softmax(-1) - f64(*shares)) / 4
+    torch.testing.assert_close(gradient(loss, raw), expected.repeat(1, 4).expand(1, 68), rtol=1e-9, atol=1e-9)
+    best = f64(*shares).clamp(min=1e-300).log().repeat(4)[None]
+    least = losses.distribution_focal_loss(best, f64(code).expand(1, 4))
+    assert least.item() == pytest.approx(-sum(p * math.log(p) for p in shares if p > 0), abs=1e-9)
+    assert loss.item() >= least.item() - 1e-9
+
+
+scores = st.floats(-8, 8)
+unit = st.floats(0, 1)
+
+
+@given(scores, st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0, 1.5, 2.0, 5.0]))
+def test_focal_loss_is_the_general_form_with_a_hard_target(logit, target, gamma):
+    """GFL eq. 7 with y_l, y_r = 0, 1; alpha 1/2 halves both classes, so that twice the loss has no balance."""
+    x, y = f64(logit), f64(target)
+    general = losses.generalized_focal_loss((-x).sigmoid().log(), x.sigmoid().log(), y, 0.0, 1.0, gamma)
+    torch.testing.assert_close(2 * losses.focal_loss(x, y, alpha=0.5, gamma=gamma), general, rtol=1e-9, atol=1e-9)
+
+
+@given(scores, unit, st.sampled_from([0.0, 1.0, 2.0, 2.5, 4.0]))
+def test_quality_focal_loss_is_the_general_form_with_a_soft_target(logit, target, beta):
+    x, y = f64(logit), f64(target)
+    general = losses.generalized_focal_loss((-x).sigmoid().log(), x.sigmoid().log(), y, 0.0, 1.0, beta)
+    torch.testing.assert_close(losses.quality_focal_loss(x, y, beta=beta), general, rtol=1e-9, atol=1e-9)
+
+
+@given(st.floats(0, 3.9), st.lists(st.floats(-5, 5), min_size=5, max_size=5))
+def test_distribution_focal_loss_is_the_general_form_on_neighbouring_bins(code, logits):
+    """GFL eq. 7 with y_l, y_r the bins around y and beta = 0."""
+    log_p, y, left = f64(*logits).log_softmax(0), f64(code), math.floor(code)
+    general = losses.generalized_focal_loss(log_p[left], log_p[left + 1], y, left, left + 1, 0.0)
+    loss = losses.distribution_focal_loss(f64(*logits).repeat(1, 4), y.expand(1, 4))
+    torch.testing.assert_close(loss, general, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0, 2.5])
+@pytest.mark.parametrize("left, right, target", [(0.0, 1.0, 0.7), (3.0, 4.0, 3.2), (2.0, 6.0, 3.0)])
+def test_general_form_is_least_where_the_estimate_is_the_target(left, right, target, beta):
+    """GFL, supplement B: p_l = (y_r - y) / (y_r - y_l). The least value is 0 but for beta = 0."""
+
+    def value(p):
+        return losses.generalized_focal_loss(f64(p).log(), f64(1 - p).log(), f64(target), left, right, beta).item()
+
+    best = (right - target) / (right - left)
+    found = minimize_scalar(value, bounds=(1e-6, 1 - 1e-6), method="bounded", options={"xatol": 1e-10})
+    assert found.x == pytest.approx(best, abs=1e-3 if beta > 1 else 1e-6)
+    assert value(best) <= found.fun + 1e-12
+    entropy = -(best * math.log(best) + (1 - best) * math.log(1 - best))
+    assert value(best) == pytest.approx(0 if beta else (right - left) * entropy, abs=1e-12)
+
+
+def test_gaussian_loss_is_the_negative_log_likelihood():
+    mean, log_variance = f64(1.0, -2.0, 0.5, 3.0), f64(0.0, 1.5, -2.0, math.log(4))
+    code = f64(1.0, 0.0, 0.7, 9.0)
+    loss = losses.gaussian_loss(torch.cat([mean, log_variance])[None], code[None])
+    density = norm.logpdf(code, loc=mean, scale=np.exp(log_variance.numpy() / 2)).sum()
+    assert loss.shape == (1,)
+    assert loss.item() == pytest.approx(-density - 4 * math.log(2 * math.pi) / 2, rel=1e-12)
+    # and of the last side alone, mean 3 and variance 4: 36 / 8 + ln 4 / 2
+    alone = torch.cat([f64(0, 0, 0, 3), f64(0, 0, 0, math.log(4))])[None]
+    assert losses.gaussian_loss(alone, f64(0, 0, 0, 9)[None]).item() == pytest.approx(36 / 8 + LN2, rel=1e-12)

@@ -27,10 +27,10 @@ app = typer.Typer(
 
 Runs = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[RUN]...", help="Run folders, or folders that hold some. [default: all in RESULTS]"),
+    typer.Argument(metavar="[RUN]...", help="Run folders, or folders that hold some. \\[default: all in RESULTS]"),
 ]
 Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to. [default: RESULTS/analysis]")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to. \\[default: RESULTS/analysis]")]
 Detections = Annotated[
     list[Path] | None,
     typer.Option("--detections", help="COCO result file (.json, .json.gz) or Parquet of any detector; repeatable."),
@@ -38,12 +38,12 @@ Detections = Annotated[
 Annotations = Annotated[
     Path | None, typer.Option("--annotations", help="Their ground truth: COCO file (.json, .json.gz) or VOC folder.")
 ]
-Split = Annotated[str | None, typer.Option("--split", help="Of a VOC folder. [default: test, val or all]")]
+Split = Annotated[str | None, typer.Option("--split", help="Of a VOC folder. \\[default: test, val or all]")]
 Classes = Annotated[
-    str | None, typer.Option("--classes", help="Of a VOC folder, in the order of their ids: A,B,C. [default: sorted]")
+    str | None, typer.Option("--classes", help="Of a VOC folder, in the order of their ids: A,B,C. \\[default: sorted]")
 ]
 Rules = Annotated[
-    list[str] | None, typer.Option("--rule", help="Scoring rule of runs, or all; repeatable. [default: the recipe's]")
+    list[str] | None, typer.Option("--rule", help="Scoring rule of runs, or all; repeatable. \\[default: the recipe's]")
 ]
 MaxDets = Annotated[int, typer.Option("--max-dets", min=1, help="Detections per image (and class) that count.")]
 Draws = Annotated[int, typer.Option("--draws", min=1, help="Of the bootstrap over images.")]
@@ -59,7 +59,8 @@ def ap(
     classes: Classes = None,
     rule: Rules = None,
     thresholds: Annotated[
-        str | None, typer.Option("--thresholds", help="IoU thresholds: 0.5,0.75 or first:last:step. [default: COCO's]")
+        str | None,
+        typer.Option("--thresholds", help="IoU thresholds: 0.5,0.75 or first:last:step. \\[default: COCO's]"),
     ] = None,
     max_dets: MaxDets = 100,
     voc: Annotated[bool, typer.Option("--voc", help="Also VOC's mAP, 11-point and all-point.")] = False,
@@ -119,13 +120,13 @@ def pcc(
     rule: Rules = None,
     over: Annotated[
         str | None,
-        typer.Option("--over", help="positives, candidates or detections. [default: positives; files: detections]"),
+        typer.Option("--over", help="positives, candidates or detections. \\[default: positives; files: detections]"),
     ] = None,
     by: Annotated[list[str] | None, typer.Option("--by", help="Also by class or size; repeatable.")] = None,
     floor: Annotated[float, typer.Option("--floor", help="Candidates or detections of a score above this.")] = 0.0,
     statistics: Annotated[
         str | None,
-        typer.Option("--statistics", help="Of pearson,spearman,kendall,concordance,bias,slope. [default: all]"),
+        typer.Option("--statistics", help="Of pearson,spearman,kendall,concordance,bias,slope. \\[default: all]"),
     ] = None,
     results: Results = o.RESULTS,
     out: Out = None,
@@ -195,10 +196,14 @@ def calibration(
     split: Split = None,
     classes: Classes = None,
     rule: Rules = None,
-    tau: Annotated[float | None, typer.Option("--tau", help="IoU of a true positive. [default: each metric's]")] = None,
-    floor: Annotated[float | None, typer.Option("--floor", help="Lowest score. [default: each metric's]")] = None,
-    bins: Annotated[int | None, typer.Option("--bins", min=1, help="Of equal width. [default: each metric's]")] = None,
-    pooling: Annotated[str | None, typer.Option("--pooling", help="all or class. [default: each metric's]")] = None,
+    tau: Annotated[
+        float | None, typer.Option("--tau", help="IoU of a true positive. \\[default: each metric's]")
+    ] = None,
+    floor: Annotated[float | None, typer.Option("--floor", help="Lowest score. \\[default: each metric's]")] = None,
+    bins: Annotated[
+        int | None, typer.Option("--bins", min=1, help="Of equal width. \\[default: each metric's]")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option("--pooling", help="all or class. \\[default: each metric's]")] = None,
     max_dets: MaxDets = 100,
     results: Results = o.RESULTS,
     out: Out = None,
@@ -243,7 +248,7 @@ def lrp(
     rule: Rules = None,
     tau: Annotated[float, typer.Option("--tau", help="IoU of a true positive.")] = 0.5,
     threshold: Annotated[
-        float | None, typer.Option("--threshold", help="LRP of detections from this score. [default: oLRP, the best]")
+        float | None, typer.Option("--threshold", help="LRP of detections from this score. \\[default: oLRP, the best]")
     ] = None,
     max_dets: MaxDets = 100,
     results: Results = o.RESULTS,
@@ -267,13 +272,13 @@ def compare(
     annotations: Annotations = None,
     split: Split = None,
     classes: Classes = None,
-    rule_a: Annotated[str | None, typer.Option("--rule-a", help="Scoring rule of A. [default: its recipe's]")] = None,
-    rule_b: Annotated[str | None, typer.Option("--rule-b", help="Scoring rule of B. [default: its recipe's]")] = None,
+    rule_a: Annotated[str | None, typer.Option("--rule-a", help="Scoring rule of A. \\[default: its recipe's]")] = None,
+    rule_b: Annotated[str | None, typer.Option("--rule-b", help="Scoring rule of B. \\[default: its recipe's]")] = None,
     draws: Draws = 1000,
     seed: Seed = 0,
     seeds: Annotated[
         str | None,
-        typer.Option("--seeds", help="Training seeds of a side: fixed or resampled. [default: resampled if several]"),
+        typer.Option("--seeds", help="Training seeds of a side: fixed or resampled. \\[default: resampled if several]"),
     ] = None,
     interval: Annotated[str, typer.Option("--interval", help="centred or percentile.")] = "centred",
     max_dets: MaxDets = 100,

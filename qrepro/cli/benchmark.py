@@ -1,25 +1,34 @@
-"""`qrepro benchmark`: how long the analyses take on a made-up set of COCO val2017's size, whole process each."""
+"""`qrepro benchmark`: where the time of a detector goes, or how long the analyses take on a set of val2017's size."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qrepro.cli import options as o
 
+if TYPE_CHECKING:
+    from qrepro.engine.timing import Setting
+    from qrepro.recipe import Recipe
+
 ALPHAS = [f"{tenth / 10:g}" for tenth in range(11)]
 RUN, TARGET = "run", "written"
+DETECTORS, ANALYSES = "detectors (with RECIPES)", "analyses (without RECIPES)"  # groups of options in --help
+
+_of_detectors, _of_analyses = (partial(typer.Option, rich_help_panel=panel) for panel in (DETECTORS, ANALYSES))
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,80 @@ def tasks(engine: str | None) -> list[Task]:
 
 
 def benchmark(
-    scale: Annotated[float, typer.Option("--scale", min=1e-4, help="Size of the set; 1: that of val2017.")] = 1.0,
-    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Times that each command runs.")] = 3,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Part of a task's name; repeatable.")] = None,
-    engine: o.Engine = None,
+    context: typer.Context,
+    recipes: Annotated[
+        list[str] | None, typer.Argument(help="Detectors to time, by name or YAML file; none: the analyses.")
+    ] = None,
+    profile: Annotated[str, _of_detectors("--profile", "-p", help="Profile of the recipes.")] = "coco",
+    overrides: Annotated[
+        list[str] | None, _of_detectors("--set", help="Override of a recipe value; repeatable.")
+    ] = None,
+    batch: Annotated[int, _of_detectors("--batch", min=1, help="Pictures of a training step.")] = 2,
+    size: Annotated[
+        str | None, _of_detectors("--size", help="Of made-up pictures, such as 800x1333; else the recipe's.")
+    ] = None,
+    objects: Annotated[int, _of_detectors("--objects", min=0, help="On a made-up picture.")] = 8,
+    candidates: Annotated[
+        int, _of_detectors("--candidates", min=0, help="Scores above the threshold, of a picture.")
+    ] = 2000,
+    steps: Annotated[int, _of_detectors("--steps", min=1, help="Steps that are measured.")] = 10,
+    warm_up: Annotated[int, _of_detectors("--warm-up", min=0, help="Steps before these.")] = 2,
+    data: Annotated[
+        Path | None, _of_detectors("--data", help="Data set whose training pictures are read; else made up.")
+    ] = None,
+    device: Annotated[
+        str | None, _of_detectors("--device", help="cpu, cuda or cuda:N; else a GPU where there is one.")
+    ] = None,
+    scale: Annotated[float, _of_analyses("--scale", min=1e-4, help="Size of the set; 1: that of val2017.")] = 1.0,
+    repeat: Annotated[int, _of_analyses("--repeat", min=1, help="Times that each command runs.")] = 3,
+    only: Annotated[list[str] | None, _of_analyses("--only", help="Part of a task's name; repeatable.")] = None,
+    engine: Annotated[
+        str | None, _of_analyses("--engine", help="hotcoco or pycocotools; else hotcoco where it is installed.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the table.")] = o.RESULTS / "benchmark",
 ) -> None:
-    """Time the analyses: 500,000 detections, 5 million candidates and pairs, median and spread of whole processes."""
+    """Median and spread of the parts of a training step and of inference, or of the analyses as whole processes.
+
+    The analyses get 500,000 detections, 5 million candidates and pairs.
+    """
+    _refuse(context, ANALYSES if recipes else DETECTORS)
+    if not recipes:
+        _analyses(scale, repeat, only, engine, out)
+        return
+    from qrepro.engine.timing import Setting
+    from qrepro.recipe import resolve
+
+    setting = Setting(batch=batch, objects=objects, candidates=candidates, steps=steps, warm_up=warm_up)
+    chosen = [resolve(name, profile, overrides or []) for name in recipes]
+    _detectors(chosen, setting, _size(size), data, device, out)
+
+
+def _detectors(
+    recipes: list[Recipe],
+    setting: Setting,
+    size: tuple[int, int] | None,
+    data: Path | None,
+    device: str | None,
+    out: Path,
+) -> None:
+    """Time recipes, one after another."""
+    from analysis.tables import write_rows
+    from qrepro.cli import show
+    from qrepro.engine.distributed import pick
+    from qrepro.engine.timing import time_inference, time_training
+
+    place, rows = pick(device), []
+    for recipe in recipes:
+        show.console.print(f"timing {recipe.name} on {place}", highlight=False, soft_wrap=True)
+        rows += time_training(recipe, place, setting, size, data)
+        rows += time_inference(recipe, place, setting, size)
+    show.table(rows, "parts of a training step and of inference", digits=3)
+    for path in write_rows(rows, out / "detectors.csv", title="benchmark of detectors"):
+        typer.echo(path)
+
+
+def _analyses(scale: float, repeat: int, only: list[str] | None, engine: str | None, out: Path) -> None:
+    """Time the analyses on a made-up set."""
     from analysis.tables import write_rows
     from qrepro.cli import show
 
@@ -72,6 +148,24 @@ def benchmark(
     show.table(rows, "whole processes", digits=2)
     for path in write_rows(rows, out / "analyses.csv", title="benchmark of the analyses"):
         typer.echo(path)
+
+
+def _refuse(context: typer.Context, panel: str) -> None:
+    """Raise `ValueError` for an option that was given and belongs to the other benchmark."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if getattr(option, "rich_help_panel", None) == panel and source and source.name == "COMMANDLINE":
+            raise ValueError(f"{option.opts[0]}: belongs to the benchmark of the {panel}")
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Height and width of `800x1333`."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        raise ValueError(f"--size {text}: must look like 800x1333, height x width in pixels")
+    return int(found[1]), int(found[2])
 
 
 def make_files(root: str, scale: float) -> None:

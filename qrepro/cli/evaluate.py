@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def evaluate(
     recipe: Annotated[str, typer.Argument(help="Recipe name, YAML file, or the folder of a run.")],
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Weights to evaluate. [default: the run's last.pt]")
+        Path | None, typer.Option("--checkpoint", help="Weights to evaluate. \\[default: the run's last.pt]")
     ] = None,
     oracle: o.OracleIoU = False,
     alpha: o.Alphas = None,
@@ -35,7 +35,9 @@ def evaluate(
             "+zero: scores that are not overwritten become 0. Repeatable.",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Split to evaluate on. [default: the profile's]")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split to evaluate on. \\[default: the profile's]")
+    ] = None,
     save_candidates: Annotated[
         bool, typer.Option("--save-candidates", help="Store candidates before NMS for `qrepro rescore`.")
     ] = False,

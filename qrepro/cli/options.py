@@ -23,7 +23,7 @@ Profile = Annotated[
     ),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the data set. [default: $QREPRO_DATA/NAME or data/NAME]")
+    Path | None, typer.Option("--data", help="Folder of the data set. \\[default: $QREPRO_DATA/NAME or data/NAME]")
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override of a recipe value, such as schedule.batch=8; repeatable.")
@@ -33,13 +33,13 @@ Steps = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of initialisation, data order and augmentation.")]
 Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [default: a GPU where there is one]")
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:N. \\[default: a GPU where there is one]")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=0, help="Processes that read pictures. [default: none for cached data, else 2 a device]"
+        "--workers", min=0, help="Processes that read pictures. \\[default: none for cached data, else 2 a device]"
     ),
 ]
 
@@ -51,7 +51,7 @@ Alphas = Annotated[
     typer.Option("--alpha", help="Alphas of p^a u^(1-a): 0.5, 0.3,0.5 or first:last:step; repeatable."),
 ]
 Engine = Annotated[
-    str | None, typer.Option("--engine", help="hotcoco or pycocotools. [default: hotcoco where it is installed]")
+    str | None, typer.Option("--engine", help="hotcoco or pycocotools. \\[default: hotcoco where it is installed]")
 ]
 
 RESULTS = Path("results")

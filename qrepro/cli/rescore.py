@@ -32,11 +32,11 @@ def rescore(
     keep: Annotated[int | None, typer.Option("--keep", min=1, help="Detections an image.")] = None,
     per_level: Annotated[int | None, typer.Option("--per-level", min=1, help="Candidates a pyramid level.")] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Split that was evaluated. [default: the profile's]")
+        str | None, typer.Option("--split", help="Split that was evaluated. \\[default: the profile's]")
     ] = None,
     engine: o.Engine = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to. [default: RUN/rescored/SETTINGS]")
+        Path | None, typer.Option("--out", help="Folder to write to. \\[default: RUN/rescored/SETTINGS]")
     ] = None,
 ) -> None:
     """Rank stored candidates again: what --threshold and the like leave open is as in the recipe.

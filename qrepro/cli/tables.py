@@ -26,11 +26,11 @@ def tables(
     ] = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option("--profile", "-p", help="Results of these profiles only; repeatable. [default: all there are]"),
+        typer.Option("--profile", "-p", help="Results of these profiles only; repeatable. \\[default: all there are]"),
     ] = None,
     kind: Annotated[str, typer.Option("--format", help="csv, markdown or both.")] = "both",
     results: Annotated[Path, typer.Option("--results", help="Folder of the runs.")] = o.RESULTS,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to. [default: RESULTS/tables]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to. \\[default: RESULTS/tables]")] = None,
 ) -> None:
     """Regenerate the papers' tables: every cell as printed and, beside it, what was measured here."""
     if kind not in ("csv", "markdown", "both"):
@@ -124,7 +124,7 @@ def _recipe(name: str, profile: str, overrides: str) -> Recipe:
 
 def report(
     results: Annotated[Path, typer.Option("--results", help="Folder of the runs.")] = o.RESULTS,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to. [default: RESULTS/report]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to. \\[default: RESULTS/report]")] = None,
 ) -> None:
     """One self-contained HTML page of everything in the results."""
     from analysis.report import build_report

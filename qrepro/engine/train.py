@@ -68,7 +68,7 @@ def train(
         plan = Plan.of(recipe.schedule, Steps.per_epoch(groups, recipe.schedule.batch))
         if run.last.exists() and not (resume or overwrite):
             raise ValueError(f"{run.last} exists: --resume continues it, --overwrite starts anew (--seed N beside it)")
-        state = _start(recipe, run, seed, place, resume)
+        state = start(recipe, run, seed, place, resume)
         if place.first:
             if not resume:
                 run.clear()
@@ -78,13 +78,13 @@ def train(
             run.write_card(recipe, seed, steps=plan.total, parameters=parameters, lr=plan.lr, processes=place.world)
         steps = Steps(groups, recipe.schedule.batch, state.step, plan.total, seed, place.rank, place.world)
         batches = loader(pictures, steps, recipe.image.pad, workers, place.device.type == "cuda")
-        loop = _Loop(
+        loop = Loop(
             recipe=recipe, run=run, seed=seed, place=place, plan=plan, state=state, report=report, evaluate=evaluate
         )
         loop.go(batches)
 
 
-def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> checkpoint.State:
+def start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> checkpoint.State:
     """A fresh state, or the one in the folder's last checkpoint."""
     torch.manual_seed(seed)
     model = build_detector(recipe)
@@ -110,7 +110,7 @@ def _start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> c
 
 
 @dataclass(kw_only=True)
-class _Loop:
+class Loop:
     """One training, step by step."""
 
     recipe: Recipe

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from qrepro.backbone import FLOPS
 from qrepro.boxes import PRIORS
 from qrepro.data.transforms import TRANSFORMS, Sample
 from qrepro.recipe.build import build_detector
@@ -25,7 +26,7 @@ def facts(recipe: Recipe) -> dict[str, Any]:
     with torch.device("meta"):  # shapes only: nothing is computed
         detector = build_detector(recipe).eval()
         image = torch.zeros(1, 3, height, width)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         pyramid = detector.neck(detector.backbone(image))
         detector.head(pyramid)
     per_cell = recipe.prior.build(PRIORS).per_cell

@@ -43,7 +43,7 @@ def profiles() -> list[str]:
 def resolve(name: str, profile: str = "coco", overrides: Iterable[str] = ()) -> Recipe:
     """The recipe `name` on `profile` with `a.b=c` overrides, merged, checked and filled.
 
-    What a recipe says under `profiles: {PROFILE: ...}` is how its method adapts to that profile: it is laid on top of it.
+    What a recipe says under `profiles: {PROFILE: ...}`, how its method adapts to that profile, is laid on top of it.
 
     name: as listed by `names`, its last part where that is unique, or the path of a YAML file. Raises `ValueError` in
     one line for anything that is unknown, missing or of the wrong type.

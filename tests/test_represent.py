@@ -1,0 +1,158 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrepro.boxes import Points, Priors, clip
+from qrepro.losses import distribution_focal_loss
+from qrepro.represent import Delta, Distance, Gaussian, General, LogDistance
+
+LN2 = math.log(2)
+
+
+def at(points, stride=1.0, scale=8.0) -> Priors:
+    """Square priors of `scale` strides around points (P, 2)."""
+    points = torch.as_tensor(points, dtype=torch.float32)
+    stride = torch.full((len(points),), float(stride))
+    half = (stride * scale / 2)[:, None]
+    return Priors(torch.cat([points - half, points + half], -1), points - stride[:, None] / 2, stride)
+
+
+@pytest.mark.parametrize("name, stds", [("unit", (1.0, 1, 1, 1)), ("ssd", (0.1, 0.1, 0.2, 0.2))])
+def test_delta_equals_mmdetection(golden, name, stds):
+    ref = golden("coders")
+    anchors = ref["anchors"]
+    priors = Priors(anchors, anchors[:, :2], torch.ones(len(anchors)))
+    box = Delta(stds=stds)
+    torch.testing.assert_close(box.encode(ref["targets"], priors), ref[f"{name}_encoded"], rtol=1e-5, atol=1e-5)
+    decoded = clip(box.decode(ref[f"{name}_deltas"], priors)[None], torch.tensor([[256, 320]]))[0]
+    torch.testing.assert_close(decoded, ref[f"{name}_decoded"], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        box.decode(box.encode(ref["targets"], priors), priors), ref["targets"], rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("activation", ["clamp", "none"])
+def test_distance_equals_mmdetection(golden, activation):
+    ref = golden("coders")
+    decoded = Distance(activation=activation).decode(ref["distances"], at(ref["points"]))
+    decoded = clip(decoded[None], torch.tensor([[256, 320]]))[0]
+    torch.testing.assert_close(decoded, ref["dist_decoded"], rtol=1e-6, atol=1e-4)
+
+
+def test_integral_equals_mmdetection(golden):
+    """Around the origin with stride 1 a box is (-left, -top, right, bottom)."""
+    ref = golden("coders")
+    decoded = General(n=16).decode(ref["integral_logits"], at(torch.zeros(48, 2)))
+    torch.testing.assert_close(decoded * torch.tensor([-1, -1, 1, 1]), ref["integral"], rtol=1e-5, atol=1e-5)
+
+
+BOX = torch.tensor([[4.0, 8.0, 60.0, 44.0]])  # from (20, 20): 16, 12, 40, 24 px; with stride 8: 2, 1.5, 5, 3 cells
+PRIORS = at([[20.0, 20.0]], stride=8)
+CELLS = [2.0, 1.5, 5.0, 3.0]
+
+
+def test_codes_of_one_box_by_hand():
+    assert Distance().encode(BOX, PRIORS).tolist() == [CELLS]
+    assert Gaussian().encode(BOX, PRIORS).tolist() == [CELLS]
+    assert General(n=16).encode(BOX, PRIORS).tolist() == [CELLS]
+    assert General(n=16, delta=0.5).encode(BOX, PRIORS).tolist() == [[4.0, 3.0, 10.0, 6.0]]
+    assert General(n=16, delta=4.0).encode(BOX, PRIORS).tolist() == [[0.5, 0.375, 1.25, 0.75]]
+    relative = LogDistance().encode(BOX, at([[20.0, 20.0]], stride=8, scale=2.0))  # side 16 px
+    torch.testing.assert_close(relative, torch.tensor([[1.0, 0.75, 2.5, 1.5]]).log())
+
+
+def test_channels():
+    assert [part.channels for part in (Delta(), Distance(), LogDistance(), Gaussian())] == [4, 4, 4, 8]
+    assert General(n=16).channels == 68 and General(n=12, delta=2.0).channels == 52
+
+
+def test_boxes_of_outputs_by_hand():
+    raw = torch.tensor([[2.0, 1.5, 5.0, 3.0]])
+    assert Distance(activation="clamp").decode(raw, PRIORS).tolist() == BOX.tolist()
+    torch.testing.assert_close(Distance(activation="exp").decode(raw.log(), PRIORS), BOX)
+    assert Gaussian().decode(torch.cat([raw, torch.full((1, 4), 7.0)], -1), PRIORS).tolist() == BOX.tolist()
+    halved = at([[20.0, 20.0]], stride=8, scale=2.0)
+    torch.testing.assert_close(LogDistance().decode((raw / 2).log(), halved), BOX)
+
+
+def test_activation_of_negative_outputs():
+    raw = torch.tensor([[-1.0, -2.0, 1.0, 0.0]])
+    assert Distance(activation="clamp").decode(raw, PRIORS).tolist() == [[20.0, 20.0, 28.0, 20.0]]
+    assert Distance(activation="none").decode(raw, PRIORS).tolist() == [[28.0, 36.0, 28.0, 20.0]]
+    assert Distance(activation="exp").decode(torch.zeros(1, 4), PRIORS).tolist() == [[12.0, 12.0, 28.0, 28.0]]
+
+
+def test_distance_is_negative_outside_and_log_distance_is_cut():
+    away = torch.tensor([[24.0, 20.0, 2020.0, 28.0]])  # -4, 0, 2000, 8 px
+    assert Distance().encode(away, PRIORS).tolist() == [[-0.5, 0.0, 250.0, 1.0]]
+    cut = LogDistance().encode(away, at([[20.0, 20.0]], stride=8, scale=2.0))
+    torch.testing.assert_close(cut, torch.tensor([[-4 * LN2, -4 * LN2, 4 * LN2, -LN2]]))
+    wide = LogDistance(limit=64.0).encode(away, at([[20.0, 20.0]], stride=8, scale=2.0))
+    torch.testing.assert_close(wide, torch.tensor([[-6 * LN2, -6 * LN2, 6 * LN2, -LN2]]))
+
+
+@pytest.mark.parametrize("n", [12, 14, 16, 18])
+@pytest.mark.parametrize("delta", [0.5, 1.0, 2.0, 4.0])
+def test_general_target_ends_a_tenth_of_a_bin_below_the_last(n, delta):
+    """Bins, not cells, are clamped: the longest distance is (n - 0.1) delta cells, 0 the shortest."""
+    edge = (n - 0.1) * delta * 8
+    boxes = torch.tensor([[20 - edge - 1, 20 - edge + 1, 20 + 2 * edge, 19.0]])
+    code = General(n=n, delta=delta).encode(boxes, PRIORS)
+    torch.testing.assert_close(code, torch.tensor([[n - 0.1, n - 0.1 - 1 / (8 * delta), n - 0.1, 0.0]]))
+
+
+@pytest.mark.parametrize("delta", [0.5, 1.0, 2.0, 4.0])
+def test_general_decodes_the_expectation(delta):
+    """A quarter in bin 0 and the rest in bin 4 is 3 bins; a flat distribution is n / 2."""
+    box = General(n=6, delta=delta)
+    side = torch.full((7,), -100.0)
+    side[[0, 4]] = torch.tensor([0.25, 0.75]).log()
+    raw = torch.cat([side, torch.zeros(7), side, torch.ones(7)])[None]
+    px = 3 * delta * 8
+    torch.testing.assert_close(box.decode(raw, PRIORS), torch.tensor([[20 - px, 20 - px, 20 + px, 20 + px]]))
+    torch.testing.assert_close(box.probabilities(raw)[0, :, 4], torch.tensor([0.75, 1 / 7, 0.75, 1 / 7]))
+
+
+def optimal(code: torch.Tensor, n: int) -> torch.Tensor:
+    """Logits (P, 4 (n + 1)) with the mass of GFL eq. 6's minimum: a triangle of one bin around the code (P, 4)."""
+    shares = (1 - (code[..., None] - torch.arange(n + 1)).abs()).clamp(min=0)
+    return shares.clamp(min=1e-30).log().flatten(1)
+
+
+@given(st.sampled_from([0.5, 1.0, 2.0, 4.0]), st.tuples(*[st.floats(0, 15.9)] * 4))
+def test_general_target_integral_and_loss_agree(delta, bins):
+    """The distribution that the loss wants decodes to the box that the target was made of, for any delta."""
+    box, px = General(n=16, delta=delta), torch.tensor([bins]) * delta * 8
+    truth = torch.cat([20 - px[:, :2], 20 + px[:, 2:]], -1)
+    code = box.encode(truth, PRIORS)
+    raw = optimal(code, 16).requires_grad_()
+    torch.testing.assert_close(box.decode(raw, PRIORS), truth, rtol=1e-5, atol=1e-2)
+    (slope,) = torch.autograd.grad(distribution_focal_loss(raw, code).sum(), raw)
+    assert slope.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "box, back",
+    [
+        (Distance(activation="clamp"), lambda code: code),
+        (Distance(activation="none"), lambda code: code),
+        (Distance(activation="exp"), torch.log),
+        (LogDistance(), lambda code: code),
+        (Gaussian(), lambda code: torch.cat([code, torch.zeros_like(code)], -1)),
+        (General(n=16), lambda code: optimal(code, 16)),
+        (General(n=16, delta=2.0), lambda code: optimal(code, 16)),
+        (Delta(stds=(0.1, 0.1, 0.2, 0.2)), lambda code: code),
+    ],
+)
+def test_round_trip_over_levels(box, back):
+    """Every representable box comes back, at priors of different strides and with a batch in front."""
+    priors = Points(scale=2.0)([(4, 4), (2, 2)], (8, 16), torch.device("cpu"))
+    sides = 1 + 99 * torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+    boxes = torch.cat([priors.centres() - sides[:, :2], priors.centres() + sides[:, 2:]], -1)
+    raw = back(box.encode(boxes, priors))
+    assert raw.shape == (20, box.channels)
+    for decoded in box.decode(raw.expand(2, -1, -1), priors):
+        torch.testing.assert_close(decoded, boxes, rtol=1e-4, atol=1e-2)
