@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
+from PIL import Image
 
 from analysis.ap import threshold_name
 from analysis.calibration import D_ECE, LAECE0, calibration_rows, reliability_rows
+from analysis.files import read_parquet
 from analysis.matching import COCO_THRESHOLDS
 from analysis.oracle import BASELINE, alpha_rows
 from analysis.overlap import iou_eval
@@ -27,11 +32,14 @@ from analysis.plots import (
     quality_loss_curves,
     reliability,
     score_vs_iou,
+    side_distributions,
     target_histogram,
+    top1_vs_iou,
 )
 from analysis.runs import Run
 from analysis.samples import candidate_pairs
 from analysis.summary import by_recipe, estimates, has_estimate, mean_metrics, summary_rows
+from analysis.truths import BOX
 
 Item = TypeVar("Item")
 PANELS = 6  # more scatter panels than this in one figure are too small to read
@@ -49,6 +57,7 @@ def figures(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> dict[st
             ("class_vs_iou_score", list(candidate_clouds(some, sample, seed))),
             ("reliability", list(diagrams(some))),
             ("labels", list(histograms(some))),
+            ("top1_vs_iou", list(sharpness(some, sample, seed))),
             ("losses", list(losses(some))),
             ("ap_by_threshold", [thresholds(some)]),
         ):
@@ -127,6 +136,33 @@ def histograms(runs: Sequence[Run]) -> Iterator[Plot]:
     if first:
         targets = {run.recipe: run.positives[SIDES].to_numpy().ravel() for run in first}
         yield target_histogram(targets, n=None, about="Positive locations on the evaluation images, first seed.")
+
+
+def sharpness(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> Iterator[Plot]:
+    """True IoU against the sharpness of the side distributions (GFLv2 fig. 1b), of recipes that have them."""
+    known = [run for run in _first(runs) if run.has("positives.parquet") and "top1" in run.positives]
+    for some in _blocks(known):
+        panels = {run.recipe: (run.positives["top1"], run.positives["iou"]) for run in some}
+        yield top1_vs_iou(panels, sample, seed, "Positive locations on the evaluation images, first seed.")
+
+
+def single_boxes(run: Run, images: Path, number: int = 3) -> Iterator[tuple[str, Plot]]:
+    """Side distributions of the best detection of the first images that have one, drawn over the picture, by name.
+
+    images: folder that the file names of the ground truth are relative to.
+    """
+    stored = read_parquet(run.path / "distributions.parquet", ["image_id", *BOX, "bin_x", *SIDES])
+    files = run.truths.images.set_index("id")["file_name"]
+    first = stored.groupby("image_id", sort=False).first().head(number).reset_index()
+    for best in first.to_dict("records"):
+        file = images / files[best["image_id"]]
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such picture; --images must name the folder that it lies in")
+        about = f"{run.recipe}, {file.name}: the detection of score {best['score']:.2f}."
+        centre, bin_size = (best["centre_x"], best["centre_y"]), (best["bin_x"], best["bin_y"])
+        sides = {side: best[side] for side in SIDES}
+        picture = np.asarray(Image.open(file).convert("RGB"))
+        yield file.stem, side_distributions(picture, [best[c] for c in BOX], centre, bin_size, sides, about=about)
 
 
 def losses(runs: Sequence[Run]) -> Iterator[Plot]:

@@ -173,6 +173,19 @@ def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
 
 
+@dataclass(frozen=True)
+class Distributions:
+    """What an output says of the sides. probability: (..., 4, n + 1) of 0 ... n bins; spacing: cells per bin."""
+
+    probability: Tensor
+    spacing: float
+
+
+def distributions_of(box: BoxRepresentation, raw: Tensor) -> Distributions | None:
+    """The distributions behind outputs (..., channels), where the representation has any."""
+    return Distributions(box.probabilities(raw), box.delta) if isinstance(box, General) else None
+
+
 REPRESENTATIONS: dict[str, Callable[..., Any]] = {
     "delta": Delta,
     "distance": Distance,

@@ -37,6 +37,7 @@ from analysis.plots import (
     quality_loss_curves,
     reliability,
     score_vs_iou,
+    side_distributions,
     target_histogram,
     top1_vs_iou,
 )
@@ -683,3 +684,19 @@ def test_global_state_of_matplotlib_is_left_alone():
         "import sys, analysis.plots as p; p.iou_gradient().render('svg'); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_side_distributions_stand_at_the_pixels_they_mean():
+    """Location (40, 30), bins of 8 and 4 px: the left side at 2 bins is x = 24, the bottom at 3 is y = 42."""
+    peak = {"left": 2, "top": 1, "right": 4, "bottom": 3}
+    sides = {name: np.eye(6)[at] for name, at in peak.items()}
+    plot = side_distributions(np.zeros((60, 90, 3), np.uint8), [24, 26, 72, 42], (40, 30), (8, 4), sides)
+    certain = plot.points[plot.points["probability"] == 1].set_index("side")["position"]
+    assert certain.to_dict() == {"left": 24, "top": 26, "right": 72, "bottom": 42}
+    below = plot.figure.axes[2]
+    tall = [bar for bar in below.patches if bar.get_height() == 1]
+    assert sorted(bar.get_x() + bar.get_width() / 2 for bar in tall) == [24, 72]
+    with pytest.raises(ValueError, match="sides must be"):
+        side_distributions(np.zeros((6, 9, 3)), [1, 2, 3, 4], (4, 3), (1, 1), {"left": [1.0]})
+    with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
+        side_distributions(np.zeros((6, 9)), [1, 2, 3, 4], (4, 3), (1, 1), sides)

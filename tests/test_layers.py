@@ -16,7 +16,18 @@ LAYERS = [
 ]
 BLIND = LAYERS[2]  # the axes do not know of each other
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-OUTSIDE = {"numpy", "pandas", "scipy", "pycocotools", "hotcoco", "matplotlib", "pyarrow", "analysis", "__future__"}
+OUTSIDE = {
+    "numpy",
+    "pandas",
+    "scipy",
+    "pycocotools",
+    "hotcoco",
+    "matplotlib",
+    "pyarrow",
+    "PIL",
+    "analysis",
+    "__future__",
+}
 
 
 def imports(path: Path) -> set[str]:

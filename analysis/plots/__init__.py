@@ -5,6 +5,7 @@ Every function takes arrays or rows and returns a `Plot`; nothing touches pyplot
 
 from analysis.plots.analytic import iou_gradient, perturbation, qfl_curves
 from analysis.plots.calibration import reliability
+from analysis.plots.distributions import side_distributions
 from analysis.plots.intervals import correlation_by_group, difference_interval
 from analysis.plots.labels import label_histograms, target_histogram
 from analysis.plots.precision import ap_by_threshold, ap_vs_alpha, precision_recall
@@ -30,6 +31,7 @@ __all__ = [
     "quality_loss_curves",
     "reliability",
     "score_vs_iou",
+    "side_distributions",
     "target_histogram",
     "top1_vs_iou",
 ]

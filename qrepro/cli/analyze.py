@@ -309,17 +309,31 @@ def compare(
 
 
 @app.command("distributions")
-def distributions(runs: Runs = None, results: Results = o.RESULTS, out: Out = None) -> None:
-    """Histograms of quality labels and of regression targets over the positives (GFL figures 12 and 5c)."""
-    from analysis.figures import histograms
+def distributions(
+    runs: Runs = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the pictures: draws the side distributions of boxes too.")
+    ] = None,
+    number: Annotated[int, typer.Option("--number", min=1, help="Pictures that are drawn.")] = 3,
+    results: Results = o.RESULTS,
+    out: Out = None,
+) -> None:
+    """Histograms of quality labels and regression targets (GFL figures 12, 5c); with --images single boxes (3, 13)."""
+    from analysis.figures import histograms, single_boxes
 
-    drawn = list(histograms(chosen(runs, results)))
+    found = chosen(runs, results)
+    drawn = list(histograms(found))
     if not drawn:
-        raise ValueError(
-            "no run has the labels of its positives: it was evaluated by an older qrepro; `qrepro eval` it"
-        )
-    for number, plot in enumerate(drawn):
-        _draw(plot, f"labels-{number}" if number else "labels", results, out)
+        raise ValueError("no run has the labels of its positives: `qrepro eval` writes them since 0.2")
+    for count, plot in enumerate(drawn):
+        _draw(plot, f"labels-{count}" if count else "labels", results, out)
+    if images:
+        known = [run for run in found if run.has("distributions.parquet")]
+        if not known:
+            raise ValueError("--images: no run has side distributions; a recipe with `box: {kind: general}` has")
+        for run in known:
+            for name, plot in single_boxes(run, images, number):
+                _draw(plot, f"distribution-{o.file_name(run.name)}-{name}", results, out)
 
 
 @app.command("plot")

@@ -128,6 +128,9 @@ def evaluate_choice(
         (folder / "candidates.parquet").unlink(missing_ok=True)
     write_truths(annotations, folder / "truths.json")
     write_frame(outputs.positives, folder / "positives.parquet")
+    (folder / "distributions.parquet").unlink(missing_ok=True)
+    if outputs.distributions is not None:
+        write_frame(outputs.distributions, folder / "distributions.parquet")
     about |= {"split": annotations.name, "images": len(annotations)}
     publish(folder, outputs.detections.items(), recipe, read_truths(folder / "truths.json"), about, engine)
 

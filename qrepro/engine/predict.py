@@ -21,23 +21,27 @@ from qrepro.engine.candidates import Floor, Stored, gather
 from qrepro.engine.pictures import evaluation_pictures
 from qrepro.objective import Objective, positives
 from qrepro.oracle import Dense, overwrite, owners
-from qrepro.postprocess import PostProcess
+from qrepro.postprocess import Kept, PostProcess
 from qrepro.quality import Rule, fuse
 from qrepro.recipe.build import build_objective, build_postprocess
 from qrepro.recipe.schema import Recipe
+from qrepro.represent import distributions_of
 
 Columns = dict[str, list[np.ndarray]]
+SHOWN = 3  # boxes of a picture whose distributions are kept
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """What a pass leaves; boxes in pixels of the original pictures.
 
-    detections: by name of the rule; positives: of the training assigner; stored: candidates, where asked for.
+    detections: by name of the rule; positives: of the training assigner; distributions: of the sides of the SHOWN best
+    detections of each picture by the first rule, where the representation has any; stored: candidates, where asked for.
     """
 
     detections: dict[str, pd.DataFrame]
     positives: pd.DataFrame
+    distributions: pd.DataFrame | None
     stored: Stored | None
 
 
@@ -87,7 +91,8 @@ def predict(
 
 
 def _frame(columns: Columns) -> pd.DataFrame:
-    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return pd.DataFrame({name: list(values) if values.ndim > 1 else values for name, values in joined.items()})
 
 
 class _Scribe:
@@ -105,6 +110,7 @@ class _Scribe:
         self.postprocess, self.objective = postprocess, objective
         self.detections: dict[str, Columns] = {rule.name: {} for rule in rules}
         self.positives: Columns = {}
+        self.distributions: Columns = {}
         self.candidates: Columns = {}
         self.floors: dict[int, float] = {}
 
@@ -113,6 +119,7 @@ class _Scribe:
         return Outputs(
             {rule: _frame(columns) for rule, columns in self.detections.items()},
             _frame(self.positives),
+            _frame(self.distributions) if self.distributions else None,
             Stored(_frame(self.candidates), self.floors) if self.store else None,
         )
 
@@ -153,6 +160,22 @@ class _Scribe:
                 "level": level[kept.location].to(torch.int8),
             }
             _append(self.detections[rule.name], columns)
+            if rule == self.rules[0]:
+                self._draw_on(batch, prediction, i, {name: value[:SHOWN] for name, value in columns.items()}, kept)
+
+    def _draw_on(self, batch: Batch, prediction: Prediction, i: int, columns: dict[str, Tensor], kept: Kept) -> None:
+        """The side distributions of the best detections of image i, in pixels of the original picture."""
+        location = kept.location[:SHOWN]
+        found = distributions_of(self.objective.box, prediction.raw[i, location])
+        if found is None:
+            return
+        priors, scale = prediction.priors.take(location), batch.scale[i].to(found.probability)
+        centre = priors.centres() / scale
+        width = priors.stride[:, None] * found.spacing / scale
+        place = dict(zip(("centre_x", "centre_y"), centre.unbind(-1), strict=True))
+        place |= dict(zip(("bin_x", "bin_y"), width.unbind(-1), strict=True))
+        sides = dict(zip(("left", "top", "right", "bottom"), found.probability.unbind(1), strict=True))
+        _append(self.distributions, {**columns, **place, **sides})
 
     def _keep(self, batch: Batch, prediction: Prediction, dense: Dense, truth: Tensor, store: Floor) -> None:
         """Candidates of a batch, before suppression, with their true IoU (B, R)."""
@@ -174,13 +197,15 @@ class _Scribe:
         """The positives of a batch, as the training assigner finds them on the evaluation pictures.
 
         Beside the decoded box: the centerness of the prior's centre in the truth, and its distances to the truth's
-        sides in cells, negative where it lies outside.
+        sides in cells, negative where it lies outside; top1: largest probability of a distribution, mean of the sides.
         """
         found = positives(prediction, batch.truths, matches, self.objective.box)
         priors = prediction.priors.take(found.location)
         level = prediction.priors.level()
         labels = centerness(priors.centres(), found.truth)
         sides = distances(priors.centres(), found.truth) / priors.stride[:, None]
+        shares = distributions_of(self.objective.box, prediction.raw[found.image, found.location])
+        top1 = None if shares is None else shares.probability.amax(-1).mean(-1)
         for i in range(len(batch.index)):
             mine = found.image == i
             location, label = found.location[mine], found.labels[mine]
@@ -191,6 +216,7 @@ class _Scribe:
                 "level": level[location].to(torch.int8),
                 "centerness": labels[mine],
                 **dict(zip(("left", "top", "right", "bottom"), sides[mine].unbind(-1), strict=True)),
+                **({} if top1 is None else {"top1": top1[mine]}),
             }
             _append(self.positives, columns)
 
