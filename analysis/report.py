@@ -154,7 +154,7 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> str:
     baseline = max(paper or plain or [best], key=lambda row: _mean(row["class"]))
     items = [
         ("Baseline AP", _spread(baseline["class"]), f"{baseline['recipe']}, class score", "plain"),
-        ("IoU-aware AP (own estimate)", _spread(best["estimate"]), f"{best['recipe']}, {best['estimate_rule']}", ""),
+        ("AP with the own estimate", _spread(best["estimate"]), f"{best['recipe']}, {best['estimate_rule']}", ""),
         ("Oracle AP", _spread(best["oracle"]), f"same network, {best['oracle_rule'] or 'not evaluated'}", "warm"),
         ("PCC of estimate and IoU", _spread(best["pcc"], 3), f"{best['recipe']}, all positives", ""),
     ]

@@ -94,7 +94,7 @@ def test_headline_numbers(report):
     text = re.sub(r"<[^>]+>", " ", report)
     text = re.sub(r"\s+", " ", text)
     assert "Baseline AP 41.0 iou_aware/ plain, class score" in text
-    assert "IoU-aware AP (own estimate) 46.0 ± 1.4 iou_aware/ aware, power-0.5" in text
+    assert "AP with the own estimate 46.0 ± 1.4 iou_aware/ aware, power-0.5" in text
     assert "Oracle AP 52.0 ± 1.4 same network, oracle-power-0.2" in text
     assert "PCC of estimate and IoU 1.000 ± 0.000" in text
     assert "35.40 / 46.0 ± 0.3" in text
@@ -169,4 +169,6 @@ def test_a_run_with_metrics_only_is_shown(tmp_path):
     for file in [*path.glob("detections/*"), path / "positives.parquet", path / "log.jsonl"]:
         file.unlink()
     text = build_report(tmp_path, tmp_path).read_text()
-    assert "IoU-aware AP" in text and text.count("<figure>") == 2  # AP against alpha and threshold need no more
+    assert (
+        "AP with the own estimate" in text and text.count("<figure>") == 2
+    )  # AP against alpha and threshold need no more

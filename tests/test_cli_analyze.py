@@ -12,7 +12,7 @@ from analysis.ap import ap_metrics, evaluate
 from analysis.calibration import D_ECE, calibration_rows
 from analysis.lrp import lrp_rows
 from analysis.synthetic import Size, make_detections, make_truths, write_detections, write_truths
-from test_cli import data, run, trained  # noqa: F401  (fixtures)
+from test_cli import SETTINGS, data, run, trained  # noqa: F401  (fixtures)
 
 SIZE = Size(images=25, objects=120, classes=4, detections=900)
 
@@ -292,3 +292,52 @@ def test_oracles_of_vfnet_are_rules_of_eval(capsys, stored, data):  # noqa: F811
     assert set(metrics) == set(names)
     code, _, err = run(capsys, "analyze", "oracle", copy)
     assert code == 0, err
+
+
+@pytest.fixture(scope="module")
+def general(tmp_path_factory, data):  # noqa: F811
+    """A GFL run, evaluated with a threshold that lets boxes of a network without skill through."""
+    from qrepro.cli import main
+
+    out = tmp_path_factory.mktemp("general")
+    common = ["gfl/gfl", "-p", "shapes", "--data", str(data), "--out", str(out), "--device", "cpu", *SETTINGS]
+    for command in ("train", "eval"):
+        with pytest.raises(SystemExit) as left:
+            main([command, *common, "--set", "postprocess.threshold=0.001"])
+        assert not left.value.code
+    return next(out.rglob("metrics.json")).parent
+
+
+def test_side_distributions_of_a_general_representation(capsys, tmp_path, general, data):  # noqa: F811
+    stored = pd.read_parquet(general / "distributions.parquet")
+    assert 1 <= stored.groupby("image_id").size().max() <= 3
+    for side in ("left", "top", "right", "bottom"):
+        shares = np.stack(stored[side])
+        assert shares.shape[1] == 17 and shares.sum(1) == pytest.approx(1, abs=1e-5)
+    # the expectation of the left side, in pixels of the picture, is where the box begins, if it was not clipped there
+    reach = np.stack(stored["left"]) @ np.arange(17) * stored["bin_x"]
+    inside = stored["x1"] > 0
+    assert (stored["centre_x"] - reach)[inside].to_numpy() == pytest.approx(stored["x1"][inside], abs=1e-2)
+    positives = pd.read_parquet(general / "positives.parquet")
+    assert positives["top1"].between(1 / 17, 1).all()
+    code, out, err = run(
+        capsys,
+        "analyze",
+        "distributions",
+        general,
+        "--images",
+        data / "images" / "val",
+        "--number",
+        "2",
+        "--out",
+        tmp_path,
+    )
+    assert code == 0, err
+    assert out.count("distribution-") == 6  # two pictures, three files each
+    code, _, err = run(capsys, "analyze", "distributions", general, "--images", tmp_path / "none", "--out", tmp_path)
+    assert code == 2 and "no such picture" in err
+
+
+def test_a_detector_without_distributions_says_so(capsys, tmp_path, stored):
+    code, _, err = run(capsys, "analyze", "distributions", stored, "--images", tmp_path, "--out", tmp_path)
+    assert code == 2 and "kind: general" in err

@@ -39,11 +39,11 @@ def test_both_readers_train_and_evaluate(tmp_path, profile, classes):
 
 @pytest.mark.slow
 def test_the_demo_trains_detectors_and_shows_what_the_true_iou_is_worth(tmp_path):
-    """Measured when the profile was made: AP50 61.5 by class score, and 9 points of AP more with the true IoU."""
+    """Measured when the demo was made: AP 39.8 by class score, 41.2 with the estimate, 49.0 with the true IoU."""
     qrepro("demo", "--out", tmp_path, "--data", tmp_path / "shapes")
-    for recipe in ("retinanet_r50", "grad_r50"):
+    for recipe in ("atss_none", "atss_iou"):
         rules = metrics(tmp_path, recipe)["rules"]
-        assert rules["class"]["AP50"] >= 55
+        assert rules["class"]["AP"] >= 37
         assert max(v["AP"] for k, v in rules.items() if k.startswith("oracle")) > rules["class"]["AP"] + 5
     assert (tmp_path / "report" / "index.html").exists()
 
