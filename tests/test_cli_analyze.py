@@ -326,7 +326,7 @@ def test_side_distributions_of_a_general_representation(capsys, tmp_path, genera
         "distributions",
         general,
         "--images",
-        data / "images" / "val",
+        data / "val",
         "--number",
         "2",
         "--out",
