@@ -54,9 +54,10 @@ def side_distributions(
         for name, (axis, direction) in SIDES.items():
             probability = np.asarray(sides[name], np.float64)
             position = centre[axis] + direction * bin_size[axis] * np.arange(len(probability))
-            style = {"color": BLUE if direction < 0 else RED, "alpha": 0.75, "label": name}
+            style = {"color": BLUE if direction < 0 else RED, "alpha": 0.75}
             if axis == 0:
-                below.bar(position, probability, width=0.9 * bin_size[0], **style)
+                label = "left, top" if direction < 0 else "right, bottom"
+                below.bar(position, probability, width=0.9 * bin_size[0], label=label, **style)
             else:
                 beside.barh(position, probability, height=0.9 * bin_size[1], **style)
             values = {"bin": np.arange(len(probability)), "position": position, "probability": probability}
@@ -64,6 +65,7 @@ def side_distributions(
         main.set(xlim=(0, width), ylim=(height, 0), ylabel="y (px)")
         below.set(xlabel="x (px)", ylabel="probability")
         beside.set_xlabel("probability")
+        beside.tick_params(labelbottom=True)
         main.set_title(fold(title, 3.4))
         finish(figure)
     what = "Below and beside the picture: probability of each position of a side; the cross is the location."
