@@ -83,7 +83,7 @@ class Distance:
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
         """Distances (P, 4) in cells; negative where the centre lies outside."""
-        return distances(priors.centres(), boxes) / priors.stride[:, None]
+        return _in_cells(boxes, priors)
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
         """Boxes (..., R, 4) of outputs (..., R, 4)."""
@@ -102,7 +102,7 @@ class Gaussian:
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
         """Distances (P, 4) in cells."""
-        return distances(priors.centres(), boxes) / priors.stride[:, None]
+        return _in_cells(boxes, priors)
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
         """Boxes (..., R, 4) at the means of outputs (..., R, 8)."""
@@ -126,8 +126,7 @@ class General:
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
         """Distances (P, 4) in bins, clamped to [0, n - 0.1] as in the authors' code, so that a bin lies above."""
-        cells = distances(priors.centres(), boxes) / priors.stride[:, None]
-        return (cells / self.delta).clamp(0, self.n - 0.1)
+        return (_in_cells(boxes, priors) / self.delta).clamp(0, self.n - 0.1)
 
     def probabilities(self, raw: Tensor) -> Tensor:
         """Distributions (..., 4, n + 1) of outputs (..., 4 (n + 1))."""
@@ -161,6 +160,11 @@ class LogDistance:
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
         """Boxes (..., R, 4) of codes (..., R, 4)."""
         return _around(priors.centres(), raw.float().exp() * _centre_size(priors.boxes)[1][:, :1])
+
+
+def _in_cells(boxes: Tensor, priors: Priors) -> Tensor:
+    """Distances (P, 4) of the priors' centres to the sides of boxes (P, 4), in cells."""
+    return distances(priors.centres(), boxes) / priors.stride[:, None]
 
 
 def _around(centre: Tensor, sides: Tensor) -> Tensor:

@@ -161,9 +161,9 @@ class _Scribe:
             }
             _append(self.detections[rule.name], columns)
             if rule == self.rules[0]:
-                self._draw_on(batch, prediction, i, {name: value[:SHOWN] for name, value in columns.items()}, kept)
+                self._note_sides(batch, prediction, i, {name: value[:SHOWN] for name, value in columns.items()}, kept)
 
-    def _draw_on(self, batch: Batch, prediction: Prediction, i: int, columns: dict[str, Tensor], kept: Kept) -> None:
+    def _note_sides(self, batch: Batch, prediction: Prediction, i: int, columns: dict[str, Tensor], kept: Kept) -> None:
         """The side distributions of the best detections of image i, in pixels of the original picture."""
         location = kept.location[:SHOWN]
         found = distributions_of(self.objective.box, prediction.raw[i, location])
