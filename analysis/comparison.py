@@ -9,6 +9,7 @@ from analysis.matching import match
 from analysis.runs import Run
 from analysis.samples import DetectionSet, Pairs, detection_pairs, positive_pairs
 from analysis.significance import Resampled, compare_rows, resample_ap, resample_moments
+from analysis.summary import has_estimate
 
 Side = Sequence[tuple[Run | None, DetectionSet]]  # one entry per training seed; no run for a file of detections
 
@@ -31,11 +32,9 @@ def compare(
     """
     options: dict[str, Any] = {"interval": interval, "seeds": seeds}
     precision = [[_precision(found, draws, seed, max_dets) for _, found in side] for side in (a, b)]
-    samples = [[_pairs(run, found) for run, found in side] for side in (a, b)]
-    estimated = all("quality u" in pairs.estimates for side in samples for pairs in side)
-    if not estimated:
-        samples = [[detection_pairs(found) for _, found in side] for side in (a, b)]
+    estimated = all(run is not None and has_estimate(run) for side in (a, b) for run, _ in side)
     label = "quality u" if estimated else "score"
+    samples = [[_pairs(run if estimated else None, found) for run, found in side] for side in (a, b)]
     moments = [
         [_moments(pairs, label, found, draws, seed) for pairs, (_, found) in zip(mine, side, strict=True)]
         for mine, side in zip(samples, (a, b), strict=True)
@@ -54,7 +53,7 @@ def _precision(found: DetectionSet, draws: int, seed: int, max_dets: int) -> Res
 
 
 def _pairs(run: Run | None, found: DetectionSet) -> Pairs:
-    """Positives of a run, detections of a file."""
+    """Positives of a run, else detections."""
     return positive_pairs(run) if run else detection_pairs(found)
 
 

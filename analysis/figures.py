@@ -44,6 +44,7 @@ from analysis.truths import BOX
 Item = TypeVar("Item")
 PANELS = 6  # more scatter panels than this in one figure are too small to read
 SIDES = ["left", "top", "right", "bottom"]
+_SINGLE = ["image_id", *BOX, "score", "centre_x", "centre_y", "bin_x", "bin_y", *SIDES]
 
 
 def figures(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> dict[str, Plot]:
@@ -111,15 +112,18 @@ def candidate_clouds(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -
 
 def diagrams(runs: Sequence[Run]) -> Iterator[Plot]:
     """Reliability of the recipe's own ranking: precision (D-ECE), then IoU (LaECE0); of each recipe the first seed."""
-    first = _first([run for run in runs if run.rule in run.rules])
-    for metric, observed in ((D_ECE, "precision"), (LAECE0, "mean IoU")):
-        for some in _blocks(first):
+    metrics = {D_ECE: "precision", LAECE0: "mean IoU"}
+    measured = []
+    for run in _first([run for run in runs if run.rule in run.rules]):
+        given = run.truths, run.detections(run.rule), list(metrics)
+        measured.append((run, calibration_rows(*given), reliability_rows(*given)))
+    for metric, observed in metrics.items():
+        for some in _blocks(measured):
             panels = {}
-            for run in some:
-                found = run.detections(run.rule)
-                (row,) = calibration_rows(run.truths, found, [metric])
-                bins = [row for row in reliability_rows(run.truths, found, [metric]) if row["class"] == "all"]
-                panels[f"{run.recipe}: {run.rule}\n{metric.name} {row['value']:.3f}, n = {row['n']:,}"] = bins
+            for run, values, bins in some:
+                (row,) = (row for row in values if row["metric"] == metric.name)
+                title = f"{run.recipe}: {run.rule}\n{metric.name} {row['value']:.3f}, n = {row['n']:,}"
+                panels[title] = [bin_ for bin_ in bins if (bin_["metric"], bin_["class"]) == (metric.name, "all")]
             options = f"tau {metric.tau:g}, score from {metric.floor:g}, {metric.bins} bins"
             pooled = "detections pooled" if metric.pooling == "all" else "value: mean over classes; bars: pooled"
             yield reliability(panels, "score", f"observed {observed}", f"{metric.name}: {options}, {pooled}.")
@@ -151,7 +155,7 @@ def single_boxes(run: Run, images: Path, number: int = 3) -> Iterator[tuple[str,
 
     images: folder that the file names of the ground truth are relative to.
     """
-    stored = read_parquet(run.path / "distributions.parquet", ["image_id", *BOX, "bin_x", *SIDES])
+    stored = read_parquet(run.path / "distributions.parquet", _SINGLE)
     files = run.truths.images.set_index("id")["file_name"]
     first = stored.groupby("image_id", sort=False).first().head(number).reset_index()
     for best in first.to_dict("records"):

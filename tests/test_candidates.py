@@ -111,6 +111,16 @@ def test_a_floor_that_hides_detections_is_never_called_certain():
     assert found.certain == [1]  # one is kept, and it is better than the floor
 
 
+def test_detections_of_score_zero_settle_nothing():
+    """The true IoU of all is 0, so all fused scores are; a threshold on the class lets them be detections."""
+    cls, quality, boxes, _ = network(0)
+    stored = store({1: (cls, quality, boxes, torch.zeros(R))}, Floor(0.1, None))
+    process = PostProcess(threshold=0.05, threshold_on="class", keep=2)
+    ((_, found),) = rescore(stored, [Rule.parse("oracle-product")], process)
+    assert found.detections["score"].tolist() == [0.0, 0.0]
+    assert found.certain == []
+
+
 def test_pictures_without_candidates_count(tmp_path):
     stored = store({4: network(4)}, Floor(0.02, None))
     empty = Stored(stored.rows[:0], {4: 0.02, 9: 0.02})

@@ -161,3 +161,13 @@ def test_a_recipe_adapts_to_a_profile_by_itself():
     assert resolve("gfl/retinanet", "shapes").prior.options["octaves"] == 2
     assert resolve("gfl/retinanet", "bccd").prior.options["octaves"] == 3
     assert resolve("gfl/atss_iou", "bccd", ["prior.scale=6"]).prior.options["scale"] == 6
+
+
+def test_measures_that_recipes_may_name_are_those_that_there_are():
+    from typing import get_args
+
+    from qrepro.recipe.parts import Measure, QualityLossPart
+    from qrepro.target import MEASURES
+
+    assert set(get_args(Measure)) == set(MEASURES)
+    assert set(get_args(QualityLossPart.model_fields["towards"].annotation)) < set(MEASURES)

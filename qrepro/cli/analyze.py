@@ -324,7 +324,7 @@ def distributions(
     found = chosen(runs, results)
     drawn = list(histograms(found))
     if not drawn:
-        raise ValueError("no run has the labels of its positives: `qrepro eval` writes them since 0.2")
+        raise ValueError("no run has the labels of its positives: evaluate it again with `qrepro eval`")
     for count, plot in enumerate(drawn):
         _draw(plot, f"labels-{count}" if count else "labels", results, out)
     if images:

@@ -57,8 +57,7 @@ def rescore(
     choice = o.choose(str(run))
     folder = choice.run.folder(split, choice.recipe)
     stored = Stored.read(folder / "candidates.parquet")
-    estimates = bool(stored.rows["quality"].notna().any())
-    rules = asked_rules(estimates, choice.recipe.score, oracle, alpha or [], rule or [])
+    rules = asked_rules(stored.has_estimate, choice.recipe.score, oracle, alpha or [], rule or [])
     changes = {"threshold": threshold, "nms": nms, "suppression": soft, "sigma": sigma, "keep": keep}
     changes = {name: value for name, value in {**changes, "per_level": per_level}.items() if value is not None}
     recipe = checked(merge(choice.recipe.values(), {"postprocess": changes}), "rescore")

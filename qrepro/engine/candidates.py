@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,6 +48,11 @@ class Stored:
 
     rows: pd.DataFrame
     floors: dict[int, float]
+
+    @property
+    def has_estimate(self) -> bool:
+        """Whether every candidate has a quality; without any candidate there is nothing to say so."""
+        return len(self.rows) > 0 and bool(self.rows["quality"].notna().all())
 
     def write(self, path: Path) -> None:
         """A Parquet file, whole or not at all; the floors are in its metadata."""
@@ -107,9 +111,8 @@ def rescore(
     `report` is called with the number of images done, over all rules.
     """
     candidates, floors = stored.rows, stored.floors
-    has_estimate = bool(candidates["quality"].notna().all()) and len(candidates) > 0
     for rule in rules:
-        _check(rule, has_estimate)
+        _check(rule, stored.has_estimate)
     data = _Columns(candidates)
     for number, rule in enumerate(rules):
         quality = data.iou_truth if rule.oracle else data.quality
@@ -171,11 +174,10 @@ def _is_certain(rule: Rule, floor: float, score: Tensor, postprocess: PostProces
     """
     if postprocess.threshold_on == "class" and floor <= postprocess.threshold:
         return True
-    a, _ = rule.exponents
-    bound = a * math.log(floor) if floor > 0 else (-math.inf if a > 0 else 0.0)
-    if postprocess.threshold_on == "fused" and bound <= postprocess.log_threshold:
+    bound = floor ** rule.exponents[0]
+    if postprocess.threshold_on == "fused" and bound <= postprocess.threshold:
         return True
-    return len(score) == postprocess.keep and bound < math.log(score[-1].item())
+    return len(score) == postprocess.keep and bound < score[-1].item()
 
 
 def _detections(candidates: pd.DataFrame, rows: list[Tensor], scores: list[Tensor]) -> pd.DataFrame:

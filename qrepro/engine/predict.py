@@ -130,24 +130,35 @@ class _Scribe:
         matches = self.objective.match(prediction, batch.truths, batch.sizes)
         places = {"nearest", *(rule.oracle.where for rule in self.rules if rule.oracle)}
         found = {where: owners(where, boxes, batch.truths, matches) for where in places}
+        log_class = dense.cls.log()  # large, and the same for most rules
         for rule in self.rules:
             seen, truth = dense, found["nearest"].iou
             if rule.oracle:
                 seen = overwrite(dense, rule.oracle, found[rule.oracle.where])
             if seen.boxes is not boxes:
                 truth = owners("nearest", seen.boxes, batch.truths, matches).iou
-            self._rank(batch, prediction, dense, seen, truth, rule)
+            log_seen = log_class if seen.cls is dense.cls else seen.cls.log()
+            self._rank(batch, prediction, dense, seen, log_seen, truth, rule)
         if self.store:
             self._keep(batch, prediction, dense, found["nearest"].iou, self.store)
         self._label(batch, prediction, dense, matches)
 
-    def _rank(self, batch: Batch, prediction: Prediction, dense: Dense, seen: Dense, truth: Tensor, rule: Rule) -> None:
-        """Detections by one rule of the outputs as `seen` by it, with the true IoU (B, R) of the boxes it sees.
+    def _rank(
+        self,
+        batch: Batch,
+        prediction: Prediction,
+        dense: Dense,
+        seen: Dense,
+        log_class: Tensor,
+        truth: Tensor,
+        rule: Rule,
+    ) -> None:
+        """Detections by one rule of the outputs as `seen` by it.
 
-        The columns of class score and quality keep what was predicted.
+        log_class: (B, R, C) log of the class scores it sees; truth: (B, R) true IoU of the boxes it sees. The columns
+        of class score and quality keep what was predicted.
         """
         log_quality = None if seen.quality is None else seen.quality.log()
-        log_class = seen.cls.log()
         score = fuse(log_class, log_quality, rule)
         level = prediction.priors.level()
         boxes = _original(seen.boxes, batch)
