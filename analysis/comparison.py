@@ -26,20 +26,22 @@ def compare(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of `significance.compare_rows` for AP at COCO's thresholds, and for the correlation with the true IoU.
 
-    The correlation is that of the estimate over the positives where every run of both sides has one, else that of score
-    and IoU_eval over the detections; the name of the metric says which.
+    The correlation is that over the positives of the estimate where every run of both sides has one, else of the score
+    of the true class; where a side is a file, that of score and IoU_eval over the detections. The name of the metric
+    says which.
     The options are those of `compare_rows` and `match`.
     """
     options: dict[str, Any] = {"interval": interval, "seeds": seeds}
     precision = [[_precision(found, draws, seed, max_dets) for _, found in side] for side in (a, b)]
-    estimated = all(run is not None and has_estimate(run) for side in (a, b) for run, _ in side)
-    label = "quality u" if estimated else "score"
-    samples = [[_pairs(run if estimated else None, found) for run, found in side] for side in (a, b)]
+    runs = [run for side in (a, b) for run, _ in side]
+    trained = all(run is not None and run.has("positives.parquet") for run in runs)
+    label = "quality u" if trained and all(run and has_estimate(run) for run in runs) else "score"
+    samples = [[_pairs(run if trained else None, found) for run, found in side] for side in (a, b)]
     moments = [
         [_moments(pairs, label, found, draws, seed) for pairs, (_, found) in zip(mine, side, strict=True)]
         for mine, side in zip(samples, (a, b), strict=True)
     ]
-    what = f"{label} over {'positives' if estimated else 'detections'}"
+    what = f"{label} over {'positives' if trained else 'detections'}"
     correlation = [
         {**row, "metric": f"{row['metric']} of {what}"} for row in compare_rows(moments[0], moments[1], **options)
     ]

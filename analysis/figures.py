@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from analysis.ap import threshold_name
 from analysis.calibration import D_ECE, LAECE0, calibration_rows, reliability_rows
 from analysis.files import read_parquet
 from analysis.matching import COCO_THRESHOLDS
-from analysis.oracle import BASELINE, alpha_rows
-from analysis.overlap import iou_eval
+from analysis.oracle import BASELINE, alpha_rows, fused
+from analysis.overlap import iou_eval, iou_truth, pair_iou
 from analysis.plots import (
     SAMPLE,
     Plot,
     ap_by_threshold,
     ap_vs_alpha,
+    before_and_after,
     class_vs_iou_score,
     estimate_vs_iou,
     iou_gradient,
@@ -33,6 +35,7 @@ from analysis.plots import (
     reliability,
     score_vs_iou,
     side_distributions,
+    speed_accuracy,
     target_histogram,
     top1_vs_iou,
 )
@@ -44,6 +47,8 @@ from analysis.truths import BOX
 Item = TypeVar("Item")
 PANELS = 6  # more scatter panels than this in one figure are too small to read
 SIDES = ["left", "top", "right", "bottom"]
+_CANDIDATE = ["image_id", "category_id", *BOX, "class_score", "quality"]
+SHOWN = 0.05  # boxes of a lower score are not drawn
 _SINGLE = ["image_id", *BOX, "score", "centre_x", "centre_y", "bin_x", "bin_y", *SIDES]
 
 
@@ -167,6 +172,50 @@ def single_boxes(run: Run, images: Path, number: int = 3) -> Iterator[tuple[str,
         sides = {side: best[side] for side in SIDES}
         picture = np.asarray(Image.open(file).convert("RGB"))
         yield file.stem, side_distributions(picture, [best[c] for c in BOX], centre, bin_size, sides, about=about)
+
+
+def suppressed(run: Run, images: Path, rule: str, number: int = 3) -> Iterator[tuple[str, Plot]]:
+    """Candidates and detections around the best detection of the first images that have one, by name (GFLv2, fig. 7).
+
+    Of the candidates those of its class that overlap its truth, ranked by the rule; of the detections likewise.
+    images: folder that the file names of the ground truth are relative to.
+    """
+    stored = read_parquet(run.path / "candidates.parquet", _CANDIDATE)
+    found = run.detections(rule)
+    files = run.truths.images.set_index("id")["file_name"]
+    sure = found.sort_values("score", ascending=False, kind="stable").drop_duplicates("image_id")
+    for best in sure.sort_index().head(number).to_dict("records"):
+        file = images / files[best["image_id"]]
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such picture; --images must name the folder that it lies in")
+        objects = run.truths.annotations
+        before, after = _near(stored.assign(score=fused(stored, rule)), best), _near(found, best)
+        about = f"{run.recipe}, {file.name}, ranked by {rule}."
+        picture = np.asarray(Image.open(file).convert("RGB"))
+        truths = objects.loc[objects["image_id"] == best["image_id"], BOX].to_numpy(np.float64)
+        before, after = (some.assign(iou=iou_truth(run.truths, some)) for some in (before, after))
+        yield file.stem, before_and_after(picture, truths, before, after, about)
+
+
+def _near(frame: pd.DataFrame, best: Mapping[Any, Any]) -> pd.DataFrame:
+    """The boxes of a detection's image and class that overlap it and score more than SHOWN."""
+    same = frame[(frame["image_id"] == best["image_id"]) & (frame["category_id"] == best["category_id"])]
+    same = same[same["score"] > SHOWN]
+    around = np.tile([best[c] for c in BOX], (len(same), 1))
+    return same[pair_iou(same[BOX].to_numpy(np.float64), around) > 0]
+
+
+def printed_speed(frame: pd.DataFrame, about: str = "") -> Plot:
+    """AP against time of the rows of a printed table that have both, a line per model over its backbones."""
+    names = [str(name) for name in frame]
+    if not {"fps", "AP", "model"} <= set(names):
+        raise ValueError(f"a speed figure needs the columns model, AP and fps; the table has {', '.join(names)}")
+    usable = frame[(frame["fps"] != "") & (frame["AP"] != "")]
+    models = {
+        str(name): (some.get("backbone", some["row"]).tolist(), some["fps"].astype(float), some["AP"].astype(float))
+        for name, some in usable.groupby("model", sort=False)
+    }
+    return speed_accuracy(models, about=about)
 
 
 def losses(runs: Sequence[Run]) -> Iterator[Plot]:

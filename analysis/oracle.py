@@ -65,6 +65,17 @@ def parse_rule(name: str) -> Rule:
     return Rule(found["kind"], 1.0 if found["kind"] == "class" else alpha, bool(truth), truth)
 
 
+def fused(boxes: pd.DataFrame, rule: str) -> pd.Series:
+    """Scores (N,) of boxes with class_score and quality by a rule without an oracle; nan where a quality is missing."""
+    meant = parse_rule(rule)
+    if meant.oracle:
+        raise ValueError(f"scoring rule {rule!r}: an oracle's score is not a prediction")
+    p, u = boxes["class_score"], boxes["quality"]
+    if meant.kind == "class":
+        return p
+    return p * u if meant.kind == "product" else p**meant.alpha * u ** (1 - meant.alpha)
+
+
 def reranked(
     truths: Truths, detections: pd.DataFrame, alphas: Sequence[float] = ()
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

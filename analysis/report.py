@@ -47,8 +47,9 @@ DEFINITIONS = [
     ("IoU_truth", "For a box: its largest IoU with any truth of the image, whatever the class. Used by the oracle."),
     ("IoU_eval", "For a detection: its largest IoU with a truth of its own class; never above IoU_truth. A well-placed "
      "box of the wrong class has a high IoU_truth and a low IoU_eval."),
-    ("PCC (r)", "Pearson correlation of u and the IoU of the decoded box with its assigned truth, over the positive "
-     "locations of the training assigner on the evaluation images. ρ is Spearman's rank correlation."),
+    ("PCC (r)", "Pearson correlation of u, or of a score of the true class, and the IoU of the decoded box with its "
+     "assigned truth, over the positive locations of the training assigner on the evaluation images. ρ is Spearman's "
+     "rank correlation."),
     ("Bias, slope", "Bias: mean u minus mean IoU, positive for a detector that believes too much. Slope: of the "
      "least-squares line of IoU over u, 1 when calibrated."),
     ("Concordance", "Lin's coefficient 2 cov(u, IoU) / (var u + var IoU + (mean u - mean IoU)²): 1 only where u is the "
@@ -126,8 +127,9 @@ def _profile_section(profile: str, runs: Sequence[Run]) -> str:
             page.note(
                 "AP in percent, mean ± standard deviation over seeds. Class score: ranked by p. Own estimate and "
                 "oracle: the best of the rules evaluated, chosen on this split. Captured: share of the oracle's gain "
-                "that the own estimate reaches. PCC: Pearson correlation of estimated and true IoU over positives; "
-                "bias: mean error of the estimate."
+                "that the own estimate reaches. PCC: Pearson correlation, over positives, of the true IoU with the "
+                "estimate, and with the score of the true class by the recipe's own rule; bias: mean error of the "
+                "estimate."
             )
         )
         parts += _figures(evaluated)
@@ -173,7 +175,8 @@ def _summary_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "AP oracle": _spread(row["oracle"]),
             "oracle rule": row["oracle_rule"],
             "captured": "" if math.isnan(row["captured"]) else f"{100 * row['captured']:.0f}%",
-            "PCC": _spread(row["pcc"], 3),
+            "PCC estimate": _spread(row["pcc"], 3),
+            "PCC score": _spread(row["pcc_score"], 3),
             "bias": _spread(row["bias"], 3),
         }
         for row in rows

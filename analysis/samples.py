@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.correlation import BANDS, STATISTICS, correlation_rows, grouped_rows, size_labels
 from analysis.files import read_parquet
+from analysis.oracle import fused
 from analysis.overlap import iou_eval
 from analysis.runs import Run
 from analysis.truths import BOX, Truths
@@ -62,9 +63,13 @@ def detection_sets(runs: Sequence[Run], rules: Sequence[str] = ()) -> Iterator[D
 
 
 def positive_pairs(run: Run) -> Pairs:
-    """Positive locations of the training assigner on the evaluation images (GFLv2, arXiv 2011.12885, table 6)."""
+    """Positive locations of the training assigner on the evaluation images (GFLv2, arXiv 2011.12885, table 6).
+
+    Their score is that of the true class by the run's own rule: of a joint representation, what it says of the IoU.
+    """
     about = {"over": "positives", "iou": "with the assigned truth", "floor": math.nan}
-    return _pairs(run.name, about, run.positives, run.positives["iou"], run.truths)
+    frame = run.positives.assign(score=fused(run.positives, run.rule))
+    return _pairs(run.name, about, frame, frame["iou"], run.truths)
 
 
 def candidate_pairs(run: Run, floor: float = 0.0) -> Pairs:

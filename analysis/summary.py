@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.ap import ap_metrics, choose_engine, class_metrics, evaluate
 from analysis.correlation import correlation_rows
-from analysis.oracle import alpha_rows, best_rows, oracle_gain
+from analysis.oracle import alpha_rows, best_rows, fused, oracle_gain
 from analysis.runs import Run
 from analysis.truths import Truths
 from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
@@ -46,7 +46,7 @@ def metric_rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def headline_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For a terminal, one row per run: {detector, AP, AP75 by class score; best own rule; best oracle rule; PCC}."""
+    """For a terminal, one row per run: {detector, AP, AP75 by class score; best own rule; best oracle rule; PCCs}."""
     rows = []
     for run in runs:
         rules = run.metrics["rules"]
@@ -57,8 +57,10 @@ def headline_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             row[f"AP {label}"] = rules[rule]["AP"] if rule else math.nan
             if source != "class score":
                 row[f"{label} by"] = rule or "-"
-        pearson = _positives(run)["pearson"] if has_estimate(run) else math.nan
-        rows.append({**row, "PCC": f"{pearson:.3f}" if not math.isnan(pearson) else "-"})
+        estimate = _positives(run)["pearson"] if has_estimate(run) else math.nan
+        for label, value in (("estimate", estimate), ("score", score_correlation(run, run.rule))):
+            row[f"PCC {label}"] = f"{value:.3f}" if not math.isnan(value) else "-"
+        rows.append(row)
     return rows
 
 
@@ -78,11 +80,11 @@ def mean_metrics(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
 def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per recipe of one profile's evaluated runs: the headline numbers.
 
-    Returns rows {recipe, seeds, class, estimate, estimate_rule, oracle, oracle_rule, captured, pcc, bias}: class,
-    estimate and oracle are lists of AP in percent, one per seed, of the class score, the best rule with the own
+    Returns rows {recipe, seeds, class, estimate, estimate_rule, oracle, oracle_rule, captured, pcc, pcc_score, bias}:
+    class, estimate and oracle are lists of AP in percent, one per seed, of the class score, the best rule with the own
     estimate and the best oracle rule (best by the mean over seeds; empty where there is none); captured is the share
-    of the oracle's gain over the class score that the estimate reaches; pcc and bias are lists over seeds, of all
-    positives.
+    of the oracle's gain over the class score that the estimate reaches; pcc and bias of the estimate, and pcc_score of
+    the score of the true class by the recipe's own rule, are lists over seeds, of all positives.
     """
     rows = []
     for recipe, some in by_recipe([run for run in runs if run.evaluated]).items():
@@ -102,6 +104,7 @@ def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "oracle_rule": names[2] or "",
                 "captured": oracle_gain(swept)["captured"],
                 "pcc": [row["pearson"] for row in positives],
+                "pcc_score": [score_correlation(run, run.rule) for run in some],
                 "bias": [row["bias"] for row in positives],
             }
         )
@@ -112,6 +115,13 @@ def _positives(run: Run) -> dict[str, Any]:
     """Pearson correlation and bias of the estimate over all positives."""
     (row,) = correlation_rows(*estimates(run), [(0.0, 1.0)], statistics=("pearson", "bias"), intervals=False)
     return row
+
+
+def score_correlation(run: Run, rule: str) -> float:
+    """Pearson correlation, over all positives, of the score of the true class by a rule with the true IoU."""
+    pairs = fused(run.positives, rule), run.positives["iou"]
+    (row,) = correlation_rows(*pairs, [(0.0, 1.0)], statistics=("pearson",), intervals=False)
+    return float(row["pearson"])
 
 
 def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.correlation import correlation_rows
 from analysis.oracle import parse_rule
 from analysis.runs import Run
+from analysis.summary import score_correlation
 
 TRACES = ["recipe", "overrides", "rule", "profile", "seeds", "hash", "commit", "images"]
 MEASURED, SPREAD = "_measured", "_sd"
@@ -55,7 +55,8 @@ def regenerate(printed: pd.DataFrame, runs: Mapping[tuple[str, str], Sequence[Ru
     Returns one line per (row, profile with runs), or one line for a row without: row, origin, settings; per metric the
         printed string, `<metric>_measured` (mean over seeds) and `<metric>_sd` (standard deviation over seeds, n - 1;
         empty for one seed); TRACES. Unit: percent for the AP and AR families, the value itself for PCC, millions for
-        params_m. PCC is that of `quality` and `iou` of all positives.
+        params_m. PCC is that of the true IoU with the score of the true class by the rule of the row, over all
+        positives (GFLv2, table 6).
     """
     if "row" not in printed:
         raise ValueError(f"printed table: column 'row' is missing; present: {', '.join(printed.columns)}")
@@ -234,16 +235,7 @@ def _measure(name: str) -> Callable[[Run, str], float] | None:
     percent = _PERCENT.fullmatch(name)
     if percent:
         return lambda run, rule: float((_rule_metrics(run, rule) or {}).get(percent[1], math.nan))
-    return {"PCC": _pcc, "params_m": _params}.get(name)
-
-
-def _pcc(run: Run, rule: str) -> float:
-    """Pearson correlation of estimated and true IoU over all positives; nan for a detector without estimate."""
-    if run.positives["quality"].isna().any():
-        return math.nan
-    pairs = run.positives["quality"], run.positives["iou"]
-    (row,) = correlation_rows(*pairs, [(0.0, 1.0)], statistics=("pearson",), intervals=False)
-    return float(row["pearson"])
+    return {"PCC": score_correlation, "params_m": _params}.get(name)
 
 
 def _params(run: Run, rule: str) -> float:

@@ -158,6 +158,30 @@ class Fovea:
         return _smallest(wanted, truths).masked_fill(~usable, IGNORED)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NearestPoint:
+    """The first matching of RepPoints (arXiv 1904.11490, section 4.2): a truth takes the `number` points nearest to it.
+
+    They are sought on the level whose prior's side s is the last with s <= sqrt(width height), or on the first level or
+    the last, and near its centre, in units of its sides. A point of several truths goes to the nearest.
+    """
+
+    number: int = 1
+
+    def __call__(self, priors: Priors, truths: Truths, usable: Tensor) -> Tensor:
+        """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
+        if truths.valid.shape[1] == 0:
+            return _nothing(usable)
+        side = (priors.boxes[:, 2] - priors.boxes[:, 0])[[part.start for part in _levels(priors)]]
+        level = (area(truths.boxes).sqrt()[..., None] >= side).sum(-1, keepdim=True).clamp(min=1) - 1  # (B, G, 1)
+        axes = _axes(priors, truths)
+        relative = [(point - (low + high) / 2) / (high - low).clamp(min=1e-6) for point, low, high in axes]
+        away = torch.hypot(*relative).masked_fill((level != priors.level()) | ~usable[:, None], torch.inf)
+        nearest = away.topk(min(self.number, away.shape[-1]), largest=False)
+        positive = nearest.values.isfinite() & truths.valid[..., None]
+        return _most(-nearest.values, positive, nearest.indices, usable).masked_fill(~usable, IGNORED)
+
+
 def _nothing(usable: Tensor) -> Tensor:
     """Matches where there is no truth at all."""
     return torch.full(usable.shape, BACKGROUND, device=usable.device).masked_fill(~usable, IGNORED)
@@ -186,14 +210,14 @@ def _sides(priors: Priors, truths: Truths) -> list[Tensor]:
     return [side for point, low, high in _axes(priors, truths) for side in (point - low, high - point)]
 
 
-def _most(iou: Tensor, positive: Tensor, chosen: Tensor, usable: Tensor) -> Tensor:
-    """(B, R) for each location the truth of the highest IoU among the positive pairs; the first of equals.
+def _most(worth: Tensor, positive: Tensor, chosen: Tensor, usable: Tensor) -> Tensor:
+    """(B, R) for each location the truth of the highest worth among the positive pairs; the first of equals.
 
-    iou, positive: (B, G, K) of the pairs of a truth and the location `chosen` (B, G, K).
+    worth, positive: (B, G, K) of the pairs of a truth and the location `chosen` (B, G, K).
     """
     truth = torch.arange(chosen.shape[1], device=chosen.device)[:, None].expand_as(chosen)
-    value, at = iou.masked_fill(~positive, -1).flatten(1), chosen.flatten(1)
-    best = value.new_full(usable.shape, -1).scatter_reduce(1, at, value, "amax")
+    value, at = worth.masked_fill(~positive, -torch.inf).flatten(1), chosen.flatten(1)
+    best = value.new_full(usable.shape, -torch.inf).scatter_reduce(1, at, value, "amax")
     winner = positive.flatten(1) & (value == best.gather(1, at))
     none = chosen.shape[1]
     claim = truth.flatten(1).masked_fill(~winner, none)
@@ -214,4 +238,10 @@ def _levels(priors: Priors) -> list[slice]:
     return [slice(end - count, end) for end, count in zip(ends, priors.counts, strict=True)]
 
 
-ASSIGNERS: dict[str, Callable[..., Any]] = {"max_iou": MaxIoU, "atss": ATSS, "ranges": Ranges, "fovea": Fovea}
+ASSIGNERS: dict[str, Callable[..., Any]] = {
+    "max_iou": MaxIoU,
+    "atss": ATSS,
+    "ranges": Ranges,
+    "fovea": Fovea,
+    "nearest_point": NearestPoint,
+}

@@ -50,6 +50,15 @@ class Priors:
         """The priors at `index` (P,), to go with outputs gathered at the same locations."""
         return replace(self, boxes=self.boxes[index], cells=self.cells[index], stride=self.stride[index], counts=())
 
+    def moved(self, shift: Tensor) -> Priors:
+        """The prior boxes moved by (R, 2) pixels, their cells left where they are."""
+        return replace(self, boxes=self.boxes + shift.repeat(1, 2))
+
+    def split(self) -> list[Priors]:
+        """The priors of each level."""
+        parts = zip(*(t.split(self.counts) for t in (self.boxes, self.cells, self.stride)), strict=True)
+        return [Priors(boxes, cells, stride, (len(boxes),)) for boxes, cells, stride in parts]
+
     def level(self) -> Tensor:
         """(R,) int64 index of the pyramid level of each prior, 0 the finest."""
         device = self.boxes.device

@@ -40,6 +40,28 @@ def quality_focal_loss(logit: Tensor, target: Tensor, *, beta: float = 2.0) -> T
     )
 
 
+def varifocal_loss(
+    logit: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 0.75,
+    gamma: float = 2.0,
+    weighted: bool = True,
+    detach: bool = False,
+) -> Tensor:
+    """Varifocal loss per element, VFNet (arXiv 2008.13367) eq. 2, with p = sigmoid(logit) and a soft target q.
+
+        q > 0: -q [q log p + (1 - q) log(1 - p)]        q = 0: -alpha p^gamma log(1 - p)
+
+    logit, target: (..., C), target in [0, 1]: IoU at the true class, 0 elsewhere. Returns (..., C) in nats.
+    weighted: false leaves out the factor q of the positives; detach: no gradient through p^gamma, which the authors'
+    code has.
+    """
+    p = (logit.detach() if detach else logit).sigmoid()
+    weight = torch.where(target > 0, target if weighted else 1.0, alpha * p**gamma)
+    return weight * F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+
+
 def distribution_focal_loss(raw: Tensor, code: Tensor) -> Tensor:
     """Distribution focal loss, GFL (arXiv 2006.04388) eq. 6, mean over the sides, with P = softmax over bins.
 
@@ -86,7 +108,7 @@ def gaussian_loss(raw: Tensor, code: Tensor) -> Tensor:
 def smooth_l1_loss(raw: Tensor, code: Tensor, *, beta: float = 0.11) -> Tensor:
     """Smooth L1 (arXiv 1504.08083, eq. 3) with its kink at `beta`: d^2 / (2 beta) below, d - beta / 2 above.
 
-    raw, code: (P, 4) predicted and target box code. Returns (P,), summed over the four numbers.
+    raw, code: (P, 4) predicted and target box code, or boxes. Returns (P,), summed over the four numbers.
     """
     return F.smooth_l1_loss(raw, code, beta=beta, reduction="none").sum(-1)
 
@@ -120,12 +142,12 @@ def l2_loss(logit: Tensor, target: Tensor) -> Tensor:
     return (torch.sigmoid(logit) - target) ** 2
 
 
-CLASS_LOSSES: dict[str, Loss] = {"focal": focal_loss, "qfl": quality_focal_loss}
+CLASS_LOSSES: dict[str, Loss] = {"focal": focal_loss, "qfl": quality_focal_loss, "vfl": varifocal_loss}
 CODE_LOSSES: dict[str, Loss] = {
     "smooth_l1": smooth_l1_loss,
     "l1": l1_loss,
     "dfl": distribution_focal_loss,
     "gaussian": gaussian_loss,
 }
-BOX_LOSSES: dict[str, Loss] = {"giou": giou_loss, "iou": iou_loss}
+BOX_LOSSES: dict[str, Loss] = {"giou": giou_loss, "iou": iou_loss, "smooth_l1": smooth_l1_loss}
 QUALITY_LOSSES: dict[str, Loss] = {"bce": bce_loss, "l2": l2_loss}

@@ -1,8 +1,9 @@
 """The estimate of a box's own localisation quality, and the one place where it meets the class score.
 
-An estimator is built with (width, per_cell) and its recipe values. Called with the last features of the box tower
-(B, width, H, W) and the raw box output (B, per_cell * channels, H, W), it returns quality logits (B, per_cell, H, W),
-or None where the detector has no estimate.
+An estimator is built with what assembly knows of its place, `Place`, and its recipe values. It is called with the last
+features of a tower (B, width, H, W), the raw box output (B, per_cell * channels, H, W) and a function that returns the
+sides of the boxes in cells (B, 4, H, W), and returns quality logits (B, per_cell, H, W), or None where the detector has
+no estimate. One with `appended` channels returns features (B, appended, H, W) for the class layer instead.
 """
 
 from __future__ import annotations
@@ -11,39 +12,192 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
-class NoQuality(nn.Module):
+@dataclass(frozen=True)
+class Place:
+    """Where an estimator stands.
+
+    width: channels of the features; per_cell: boxes of a cell; channels: numbers of a box's raw output; reader: builds
+    the layer of (inputs, outputs) that reads features where the recipe's sampling says.
+    """
+
+    width: int
+    per_cell: int = 1
+    channels: int = 4
+    reader: Callable[[int, int], nn.Module] | None = None
+
+
+class Estimator(nn.Module):
+    """What all members of this axis are. estimates: whether it has an estimate; samples: whether it needs a reader."""
+
+    appended = 0
+    estimates = True
+    samples = False
+
+    def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor | None:
+        """Quality logits (B, per_cell, H, W)."""
+        raise NotImplementedError
+
+
+class NoQuality(Estimator):
     """No estimate: boxes are ranked by class score."""
 
-    def __init__(self, width: int, per_cell: int) -> None:
+    estimates = False
+
+    def __init__(self, place: Place) -> None:
         super().__init__()
 
-    def forward(self, features: Tensor, raw: Tensor) -> None:
+    def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> None:
         """Nothing to say."""
         return
 
 
-class ConvQuality(nn.Module):
+class ConvQuality(Estimator):
     """One 3x3 convolution beside the box layer, one class-agnostic logit per prior (IoU-aware RetinaNet, section 3.1).
 
     Bias 0: every estimate starts at 0.5, as in the authors' code.
     """
 
-    def __init__(self, width: int, per_cell: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, per_cell, 3, padding=1)
-        nn.init.normal_(self.conv.weight, std=0.01)
-        assert self.conv.bias is not None
-        nn.init.zeros_(self.conv.bias)
+        self.conv = _normal(nn.Conv2d(place.width, place.per_cell, 3, padding=1))
 
-    def forward(self, features: Tensor, raw: Tensor) -> Tensor:
+    def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor:
         """Quality logits (B, per_cell, H, W)."""
         return self.conv(features)
 
 
-ESTIMATORS: dict[str, Callable[..., nn.Module]] = {"none": NoQuality, "conv": ConvQuality}
+class Statistics(Estimator):
+    """How sharp the four side distributions are (GFLv2, arXiv 2011.12885, eq. 4 and 5): I = sigmoid(W2 ReLU(W1 F)).
+
+    F: of each side its k largest probabilities (`top`), in falling order, their `mean` and their `variance` (that of
+    the k values as a population); sorted, so that it does not matter at which distance a distribution peaks.
+    hidden: p, outputs of W1. gradient: whether the loss on I reaches the distributions, as in the authors' code.
+    The layers have biases as in the code (eq. 5 has none), and every prior of a cell has the same ones.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        k: int = 4,
+        top: bool = True,
+        mean: bool = True,
+        variance: bool = False,
+        hidden: int = 64,
+        gradient: bool = True,
+    ) -> None:
+        super().__init__()
+        self.describe = Describe(place, k, top, mean, variance, gradient)
+        self.inner = _normal(nn.Conv2d(self.describe.channels, hidden, 1))
+        self.outer = _normal(nn.Conv2d(hidden, 1, 1))
+        self.per_cell = place.per_cell
+
+    def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor:
+        """Quality logits (B, per_cell, H, W)."""
+        logit = self.outer(self.inner(self.describe(raw)).relu())
+        return logit.unflatten(0, (-1, self.per_cell))[:, :, 0]
+
+
+class Composed(Estimator):
+    """The composed form of GFLv2 (arXiv 2011.12885, figure 5): the statistics as `d` more features of the class layer.
+
+    There is no estimate of its own; the class score is the joint one. A ReLU follows the fully connected layer.
+    """
+
+    estimates = False
+
+    def __init__(self, place: Place, *, k: int = 4, d: int = 64, gradient: bool = True) -> None:
+        super().__init__()
+        if place.per_cell != 1:
+            raise ValueError(f"quality composed: needs one prior a cell, this host has {place.per_cell}")
+        self.describe = Describe(place, k, top=True, mean=True, variance=False, gradient=gradient)
+        self.layer = _normal(nn.Conv2d(self.describe.channels, d, 1))
+        self.appended = d
+
+    def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor:
+        """Features (B, d, H, W)."""
+        return self.layer(self.describe(raw)).relu()
+
+
+class Describe(nn.Module):
+    """The statistics F of GFLv2 (eq. 4) of general distributions, without parameters."""
+
+    def __init__(self, place: Place, k: int, top: bool, mean: bool, variance: bool, gradient: bool) -> None:
+        super().__init__()
+        self.bins = place.channels // 4
+        if not 1 <= k <= self.bins:
+            raise ValueError(
+                f"quality: the {k} largest of {self.bins} numbers a side; statistics need 1 <= k <= n + 1 and a box "
+                "of kind general"
+            )
+        if not (top or mean or variance):
+            raise ValueError("quality: at least one of top, mean and variance must be true")
+        self.k, self.top, self.mean, self.variance, self.gradient = k, top, mean, variance, gradient
+        self.channels = 4 * (k * top + mean + variance)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """F (B * per_cell, channels, H, W), side by side, of raw outputs (B, per_cell * 4 * bins, H, W)."""
+        logit = raw.unflatten(1, (-1, 4, self.bins)).flatten(0, 1).float()
+        largest = (logit if self.gradient else logit.detach()).softmax(2).topk(self.k, 2).values
+        parts = [largest] if self.top else []
+        if self.mean:
+            parts.append(largest.mean(2, keepdim=True))
+        if self.variance:
+            parts.append(largest.var(2, correction=0, keepdim=True))
+        return torch.cat(parts, 2).flatten(1, 2)
+
+
+class Sampled(Estimator):
+    """The predictor of GFLv2 on features instead (its table 3): I = sigmoid(W2 ReLU(W1 F)).
+
+    W1 reads them where the recipe's `sampling.quality` says; hidden: its outputs.
+    """
+
+    samples = True
+
+    def __init__(self, place: Place, *, hidden: int = 64) -> None:
+        super().__init__()
+        if place.per_cell != 1 or place.reader is None:
+            raise ValueError("quality sampled: needs sampling.quality, and a host with one prior a cell")
+        self.inner = place.reader(place.width, hidden)
+        self.outer = _normal(nn.Conv2d(hidden, 1, 1))
+
+    def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor:
+        """Quality logits (B, 1, H, W)."""
+        return self.outer(self.inner(features, raw, sides()).relu())
+
+
+def _normal(conv: nn.Conv2d) -> nn.Conv2d:
+    """Weights from N(0, 0.01), bias 0."""
+    nn.init.normal_(conv.weight, std=0.01)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "none": NoQuality,
+    "conv": ConvQuality,
+    "statistics": Statistics,
+    "composed": Composed,
+    "sampled": Sampled,
+}
+
+
+def joint_logit(cls: Tensor, quality: Tensor) -> Tensor:
+    """The logit of the joint score J = C I, with C = sigmoid(cls) and I = sigmoid(quality) (GFLv2, eq. 3).
+
+        logit J = -log(e^-c + e^-i + e^(-c-i))
+
+    cls: (B, R, C); quality: (B, R). Finite with finite gradients however far the logits go, where a sigmoid of J, or
+    the logarithm of a product, is not. A loss on logits therefore needs nothing else to supervise the product.
+    """
+    c, i = torch.broadcast_tensors(-cls, -quality[..., None])
+    return -torch.stack([c, i, c + i]).logsumexp(0)
 
 
 @dataclass(frozen=True)

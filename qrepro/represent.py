@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qrepro.boxes import Priors, distances
 
@@ -162,6 +162,42 @@ class LogDistance:
         return _around(priors.centres(), raw.float().exp() * _centre_size(priors.boxes)[1][:, :1])
 
 
+class PointSet(nn.Module):
+    """A set of points, y before x, in cells from the prior's centre; the box is read off it (RepPoints, 1904.11490).
+
+    points: their number. transform: `moment`, mean +- deviation times a factor per axis, learned as its logarithm;
+    `minmax`, the smallest box around all. moment_share: of the gradient that reaches the factors (0.01 in the code).
+    """
+
+    def __init__(
+        self, *, points: int = 9, transform: Literal["moment", "minmax"] = "moment", moment_share: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.points, self.transform, self.moment_share = points, transform, moment_share
+        if transform == "moment":
+            self.moment = nn.Parameter(torch.zeros(2))  # x, y
+
+    @property
+    def channels(self) -> int:
+        """Two numbers a point."""
+        return 2 * self.points
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        """Not possible: many sets of points make the same box."""
+        raise ValueError("loss.code: a box of kind points has no code; use a loss of boxes (loss.box)")
+
+    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+        """Boxes (..., R, 4) of outputs (..., R, 2 * points)."""
+        place = raw.float().unflatten(-1, (self.points, 2)).flip(-1)
+        place = place * priors.stride[:, None, None] + priors.centres()[:, None]
+        if self.transform == "minmax":
+            return torch.cat([place.amin(-2), place.amax(-2)], -1)
+        middle = place.mean(-2)
+        factor = self.moment_share * self.moment + (1 - self.moment_share) * self.moment.detach()
+        half = place.std(-2) * factor.exp()
+        return torch.cat([middle - half, middle + half], -1)
+
+
 def _in_cells(boxes: Tensor, priors: Priors) -> Tensor:
     """Distances (P, 4) of the priors' centres to the sides of boxes (P, 4), in cells."""
     return distances(priors.centres(), boxes) / priors.stride[:, None]
@@ -196,4 +232,5 @@ REPRESENTATIONS: dict[str, Callable[..., Any]] = {
     "log_distance": LogDistance,
     "gaussian": Gaussian,
     "general": General,
+    "points": PointSet,
 }

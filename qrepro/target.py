@@ -20,7 +20,7 @@ class Positives:
 
     image, location: (P,) their indices in the prediction; labels: (P,); truth: (P, 4) their boxes;
     decoded: (P, 4) the predicted boxes; iou: (P,) of the two, differentiable where the prediction is;
-    centerness: (P,) of the prior's centre in the truth; score: (P,) largest class score, detached.
+    centerness: (P,) of the prior's centre in the truth; score: (P,) largest score of the location, detached.
     """
 
     image: Tensor
@@ -45,12 +45,15 @@ def hard(iou: Tensor) -> Tensor:
     return torch.ones_like(iou)
 
 
-def soft(iou: Tensor) -> Tensor:
-    """The IoU itself: class score and quality in one number (GFL, arXiv 2006.04388, section 3)."""
-    return iou
+def soft(iou: Tensor, *, floor: float = 0.0) -> Tensor:
+    """The IoU itself: class score and quality in one number (GFL, arXiv 2006.04388, section 3).
+
+    floor: a positive's least target (1e-6 in VFNet's code, where a target of 0 would make it a negative).
+    """
+    return iou.clamp(min=floor)
 
 
-CLASS_TARGETS: dict[str, Callable[[Tensor], Tensor]] = {"hard": hard, "iou": soft}
+CLASS_TARGETS: dict[str, Callable[..., Tensor]] = {"hard": hard, "iou": soft}
 
 
 def scatter(value: Tensor, labels: Tensor, image: Tensor, location: Tensor, shape: torch.Size) -> Tensor:

@@ -1,10 +1,13 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from qrepro.assign import ATSS, BACKGROUND, IGNORED, Fovea, MaxIoU, Ranges
+from qrepro.assign import ATSS, BACKGROUND, IGNORED, Fovea, MaxIoU, NearestPoint, Ranges
 from qrepro.boxes import Anchors, Points, Priors, Truths
 
 CPU = torch.device("cpu")
@@ -75,6 +78,7 @@ ALL = {
     "atss": (ATSS(), Points(scale=4.0)),
     "ranges": (Ranges(ranges=((0, 1), (0.5, 1e8))), Points()),
     "fovea": (Fovea(ranges=((0.0625, 4), (1, 8))), Points(scale=2.0)),
+    "nearest_point": (NearestPoint(), Points(scale=4.0)),
 }
 
 
@@ -455,3 +459,125 @@ def test_fovea_equals_plain_loops(sigma):
     for image in range(2):
         boxes = [b.tolist() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)]
         assert matches[image].tolist() == fovea_by_loops(priors, PYRAMID[0], boxes, usable[image].tolist(), sigma)
+
+
+# RepPoints
+
+
+def test_max_iou_on_the_boxes_of_each_image_equals_a_call_for_each():
+    """The final boxes of RepPoints are matched on the first ones, which every image has its own of."""
+    priors, truths = Points(scale=4.0)(*PYRAMID), random_truths(3, 12, 160, 128)
+    usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
+    generator = torch.Generator().manual_seed(0)
+    shift = 8 * torch.randn(2, len(priors.boxes), 2, generator=generator)
+    scale = (0.5 * torch.randn(2, len(priors.boxes), 2, generator=generator)).exp()
+    half = scale * (priors.boxes[:, 2:] - priors.boxes[:, :2]) / 2
+    centre = priors.centres() + shift
+    boxes = torch.cat([centre - half, centre + half], -1)
+    for rule in (MaxIoU(), MaxIoU(best_prior=False), MaxIoU(positive=0.6, negative=0.3, min_best=0.2)):
+        together = rule(replace(priors, boxes=boxes), truths, usable)
+        assert (together >= 0).any()
+        for image in range(2):
+            own = Truths(*(t[image : image + 1] for t in (truths.boxes, truths.labels, truths.valid)))
+            alone = rule(replace(priors, boxes=boxes[image]), own, usable[image : image + 1])
+            assert torch.equal(together[image], alone[0])
+
+
+def nearest_by_loops(priors: Priors, boxes, usable, number: int, scale: float = 4.0):
+    """PointAssigner of MMDetection for one image: level by logarithms of width and height, then truth by truth.
+
+    Points are what it is given: the usable ones. A point goes to a later truth only where that is strictly nearer.
+    """
+    points, strides = priors.centres().double().numpy(), priors.stride.double().numpy()
+    levels = np.log2(strides).astype(int)
+    match = np.where(usable, BACKGROUND, IGNORED)
+    recorded = np.full(len(points), np.inf)
+    for index, box in enumerate(boxes):
+        if box is None:
+            continue
+        centre, size = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 1e-6)
+        wanted = int((np.log2(size[0] / scale) + np.log2(size[1] / scale)) / 2)
+        wanted = min(max(wanted, levels.min()), levels.max())
+        members = np.flatnonzero((levels == wanted) & usable)
+        away = np.linalg.norm((points[members] - centre) / size, axis=1)
+        for i in np.argsort(away, kind="stable")[:number]:
+            if away[i] < recorded[members[i]]:
+                recorded[members[i]], match[members[i]] = away[i], index
+    return match.tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 5]), st.integers(1, 25), st.sampled_from([0.0, 0.5]))
+def test_nearest_point_equals_plain_loops(seed, number, count, centre):
+    """Crowded images too, where truths compete; the second has invalid truths and padding."""
+    priors = Points(scale=4.0, centre=centre)(*PYRAMID)
+    truths = random_truths(seed, count, 160, 128, largest=800.0)
+    # less than a pixel aside, so that no truth has the image's own centre, from which points are equally far
+    aside = torch.rand(truths.boxes.shape, generator=torch.Generator().manual_seed(seed))
+    truths = replace(truths, boxes=truths.boxes + aside)
+    usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
+    matches = NearestPoint(number=number)(priors, truths, usable)
+    for image in range(2):
+        boxes = [
+            b.double().numpy() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)
+        ]
+        assert matches[image].tolist() == nearest_by_loops(priors, boxes, usable[image].numpy(), number)
+
+
+@pytest.mark.parametrize(
+    "width, height, level",
+    [(4, 4, 0), (31, 32, 0), (63, 64, 0), (64, 64, 1), (32, 128, 1), (127, 128, 1), (128, 128, 2), (900, 900, 2)],
+)
+def test_nearest_point_level_by_the_root_of_the_area(width, height, level):
+    """Sides of the priors 32, 64, 128 px. Below the first it is of the first level, beyond the last of the last."""
+    priors = Points(scale=4.0)([(16, 16), (8, 8), (4, 4)], (8, 16, 32), CPU)
+    box = [63 - width / 2, 62 - height / 2, 63 + width / 2, 62 + height / 2]
+    matches = NearestPoint()(priors, truths_of([box], [0]), torch.ones(1, 336) > 0)[0]
+    assert priors.level()[matches == 0].tolist() == [level]
+    stride = 8 * 2**level  # the cell that holds the truth's centre
+    assert priors.cells[matches == 0].tolist() == [[63 // stride * stride, 62 // stride * stride]]
+
+
+def test_nearest_point_measures_in_sides_of_the_truth():
+    """Points at 4, 12, 20, 28 px. From (17, 9) they are 3, 3 px away at (20, 12), the nearest in either measure; next
+    in px comes (12, 12) at (5, 3), but in sides of 4 x 40 px (20, 4) at (3 / 4, 5 / 40)."""
+    priors = Points(scale=4.0)([(4, 4)], (8,), CPU)
+    upright = [15, -11, 19, 29]
+    one = NearestPoint()(priors, truths_of([upright], [0]), torch.ones(1, 16) > 0)[0]
+    two = NearestPoint(number=2)(priors, truths_of([upright], [0]), torch.ones(1, 16) > 0)[0]
+    assert (one == 0).nonzero().flatten().tolist() == [4 + 2]
+    assert (two == 0).nonzero().flatten().tolist() == [2, 4 + 2]
+    lying = [-3, 7, 37, 11]
+    two = NearestPoint(number=2)(priors, truths_of([lying], [0]), torch.ones(1, 16) > 0)[0]
+    assert (two == 0).nonzero().flatten().tolist() == [4 + 1, 4 + 2]
+
+
+def test_nearest_point_of_two_truths_goes_to_the_nearer_and_the_other_has_none():
+    """Both want (12, 12): the centres (13, 13) and (11, 11.5) are 0.088 and 0.070 sides of 16 px away."""
+    priors, usable = Points(scale=4.0)([(4, 4)], (8,), CPU), torch.ones(1, 16) > 0
+    far, near = [5, 5, 21, 21], [3, 3.5, 19, 19.5]
+    for order, winner in (([far, near], 1), ([near, far], 0), ([near, near], 0)):
+        matches = NearestPoint()(priors, truths_of(order, [0, 1]), usable)[0]
+        assert (matches >= 0).nonzero().flatten().tolist() == [4 + 1]
+        assert matches[5] == winner
+    large = [-35, -35, 61, 61]  # (13, 13) again, of 96 px: 0.015 sides away
+    assert NearestPoint()(priors, truths_of([near, large], [0, 1]), usable)[0][5] == 1
+
+
+def test_nearest_usable_point_is_taken():
+    """From (11, 11.5) the points (12, 12), (4, 12), (12, 4), (12, 20) are 1.1, 7.02, 7.6, 8.6 px away."""
+    priors, truths = Points(scale=4.0)([(4, 4), (2, 2)], (8, 16), CPU), truths_of([[3, 3.5, 19, 19.5]], [0])
+    usable = torch.ones(1, 20) > 0
+    for nearest in (5, 4, 1, 9):
+        matches = NearestPoint()(priors, truths, usable)[0]
+        assert (matches == 0).nonzero().flatten().tolist() == [nearest]
+        assert ((matches == IGNORED) == ~usable[0]).all()
+        usable[0, nearest] = False
+    usable[0, :16] = False  # none is left on its level: no other level is asked
+    assert NearestPoint()(priors, truths, usable)[0].tolist() == [IGNORED] * 16 + [BACKGROUND] * 4
+
+
+def test_nearest_point_may_take_more_than_there_are():
+    priors = Points(scale=4.0)([(2, 2), (1, 1)], (8, 16), CPU)
+    matches = NearestPoint(number=9)(priors, truths_of([[0, 0, 16, 16]], [0]), torch.ones(1, 5) > 0)[0]
+    assert matches.tolist() == [0, 0, 0, 0, BACKGROUND]

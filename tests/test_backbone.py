@@ -48,6 +48,17 @@ def test_it_begins_as_the_plain_convolution_or_half_of_it(modulated, stride, gro
     assert torch.equal(moved(x, conv, 0, 0), conv(x))  # of the tests below
 
 
+@BOTH
+def test_a_bias_stays_whole(modulated):
+    conv = plain()
+    layer = Deformable(conv, modulated)
+    x = integers(1, 8, 6, 7)
+    without = layer(x)
+    conv.bias = nn.Parameter(integers(12))
+    assert torch.equal(Deformable(conv, modulated)(x), without + conv.bias[:, None, None])
+    assert "bias" in Deformable(conv, modulated).state_dict() and "bias" not in layer.state_dict()
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dy, dx", [(1, 0), (0, 1), (-1, 2)])
 def test_one_offset_for_all_taps_moves_the_picture(dy, dx, stride):

@@ -13,7 +13,7 @@ from qrepro.assign import MaxIoU
 from qrepro.data.loader import Pictures
 from qrepro.data.shapes import make_shapes
 from qrepro.engine import timing
-from qrepro.engine.timing import Laps, Setting, evaluation_size, time_inference, time_training
+from qrepro.engine.timing import Laps, Setting, Timed, evaluation_size, take_turns, time_inference, time_training
 from qrepro.recipe import resolve
 from test_cli import SETTINGS, run
 from test_train import tiny
@@ -35,7 +35,11 @@ def hours(monkeypatch) -> list[float]:
 @pytest.mark.parametrize("more", [(), ("schedule.precision=fp16", "schedule.ema=null", "schedule.clip=null")])
 def test_every_part_has_a_row_and_the_parts_are_the_whole(more):
     recipe = tiny(*more)
-    rows = pd.DataFrame(time_training(recipe, CPU, SETTING, (50, 64)) + time_inference(recipe, CPU, SETTING, (50, 64)))
+    rows = pd.DataFrame(
+        take_turns(
+            [time_training(recipe, CPU, SETTING, (50, 64)), time_inference(recipe, CPU, SETTING, (50, 64))], SETTING
+        )
+    )
     assert rows["part"].tolist() == TRAIN + INFERENCE
     assert rows["stage"].tolist() == ["train"] * len(TRAIN) + ["inference"] * len(INFERENCE)
     assert (rows["least_ms"] > 0).all()
@@ -98,7 +102,8 @@ def test_what_is_slow_is_counted_under_its_name(monkeypatch, stage, part, place,
 
     monkeypatch.setattr(place, name, slow)
     measure = time_training if stage == "train" else time_inference
-    medians = {row["part"]: row["median_ms"] for row in measure(tiny(), CPU, ONCE, (64, 64))}
+    rows = take_turns([measure(tiny(), CPU, ONCE, (64, 64))], ONCE)
+    medians = {row["part"]: row["median_ms"] for row in rows}
     assert {name for name, value in medians.items() if value} == {part, "total"}
     assert medians[part] == medians["total"] == 1000
 
@@ -148,7 +153,7 @@ def test_pictures_of_a_data_set_are_read_within_the_step(monkeypatch, tmp_path):
         return read(self, key)
 
     monkeypatch.setattr(Pictures, "__getitem__", slow)
-    rows = time_training(tiny(), CPU, ONCE, data=tmp_path)
+    rows = take_turns([time_training(tiny(), CPU, ONCE, data=tmp_path)], ONCE)
     assert [row["part"] for row in rows] == ["data", *TRAIN]
     assert [row["median_ms"] for row in rows] == [2000, 0, 0, 0, 0, 0, 2000]  # two pictures
     assert sorted((rows[0]["height"], rows[0]["width"])) == [64, 96]  # 64 x 80 with its padding, upright or not
@@ -163,7 +168,7 @@ def test_on_a_gpu_a_part_lasts_until_its_work_is_done(monkeypatch):
         return forward(self, images)
 
     monkeypatch.setattr(detector.Detector, "forward", slow)
-    rows = time_training(tiny(), torch.device("cuda"), SETTING, (64, 64))
+    rows = take_turns([time_training(tiny(), torch.device("cuda"), SETTING, (64, 64))], SETTING)
     medians = {row["part"]: row["median_ms"] for row in rows[:-1]}
     assert max(medians, key=medians.get) == "forward" and medians["forward"] > 100
     assert rows[0]["device"] == torch.cuda.get_device_name()
@@ -212,3 +217,22 @@ def test_analyses_from_the_command_line(capsys, tmp_path):
     rows = pd.read_csv(tmp_path / "analyses.csv")
     assert rows["task"].tolist() == ["rescore by 22 rules", "analyze lrp"]
     assert (rows["median_s"] > 0).all() and (rows["peak_mb"] > 20).all()
+
+
+def test_ratios_are_of_the_same_turn_so_that_a_slow_while_does_not_count(monkeypatch):
+    """The second piece always takes three times as long as the first, while the machine gets ten times slower."""
+    now, pace = hours(monkeypatch), [1.0]
+
+    def work(seconds: float) -> Timed:
+        laps = Laps(CPU)
+
+        def lap() -> None:
+            now[0] += seconds * pace[0]
+            laps.mark("all of it")
+            pace[0] *= 1.5
+
+        return Timed(tiny(), "inference", laps, 1, lap, [(8, 8)])
+
+    rows = take_turns([work(1.0), work(2.0)], Setting(steps=9, warm_up=1))
+    ratios = [row["ratio"] for row in rows if row["part"] == "total"]
+    assert ratios == pytest.approx([1.0, 3.0])

@@ -143,9 +143,17 @@ def case(golden, request) -> Case:
         torch.stack([ref["gt_labels"], torch.zeros(7, dtype=torch.int64)]),
         torch.tensor([[True] * 7, [False] * 7]),
     )
-    made = Case(host, ref, head, features, Prediction(None, None, None, priors), truths, ref["image_size"].repeat(2, 1))
+    made = Case(
+        host,
+        ref,
+        head,
+        features,
+        Prediction(None, None, None, priors, host.box),
+        truths,
+        ref["image_size"].repeat(2, 1),
+    )
     head.load_state_dict({mine: ref[f"p/{theirs}"] for mine, theirs in made.names.items()})
-    made.prediction = Prediction(*head(features), priors)
+    made.prediction = head(features, priors)
     return made
 
 
@@ -169,7 +177,7 @@ def test_forward_equals_mmdetection(case):
 
 def test_losses_and_gradients_equal_mmdetection(case):
     host, ref = case.host, case.ref
-    objective = Objective(host.assigner, CLASS_TARGETS[host.target], host.box, host.terms, host.count)
+    objective = Objective(host.assigner, CLASS_TARGETS[host.target], host.terms, host.count)
     losses = objective(case.prediction, case.truths, case.sizes)
     assert set(losses) == set(host.losses.values())
     for theirs, mine in host.losses.items():
@@ -194,7 +202,7 @@ def detections(host: Host, prediction: Prediction, boxes: torch.Tensor):
 
 
 def test_detections_equal_mmdetection(case):
-    boxes = clip(case.host.box.decode(case.prediction.raw, case.prediction.priors), case.sizes)
+    boxes = clip(case.prediction.decode(), case.sizes)
     for i, kept in enumerate(detections(case.host, case.prediction, boxes)):
         torch.testing.assert_close(kept.score, case.ref[f"pred{i}_scores"], rtol=1e-5, atol=1e-6)
         assert torch.equal(kept.label, case.ref[f"pred{i}_labels"])
@@ -252,10 +260,10 @@ def test_whole_detector_equals_mmdetection(name):
     for output, maps in enumerate(outputs):
         for i, level in enumerate(levels(maps, expected, output, model.prior.per_cell)):
             torch.testing.assert_close(level, expected[f"out{output}_level{i}"], rtol=1e-4, atol=1e-4)
-    decoded = model.decode(prediction)
+    decoded = prediction.decode()
     if name == "gfl":  # the rule that made the reference's entries also made the values of its bins
         bins = by_name("bbox_head.integral.project", (17,))
-        sides = model.box.probabilities(prediction.raw) @ bins * prediction.priors.stride[:, None]
+        sides = prediction.box.probabilities(prediction.raw) @ bins * prediction.priors.stride[:, None]
         centres = prediction.priors.centres()
         decoded = torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], -1)
     boxes = clip(decoded, torch.tensor([image.shape[-2:]]))

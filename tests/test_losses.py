@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
@@ -226,3 +226,69 @@ def test_gaussian_loss_is_the_negative_log_likelihood():
     # and of the last side alone, mean 3 and variance 4: 36 / 8 + ln 4 / 2
     alone = torch.cat([f64(0, 0, 0, 3), f64(0, 0, 0, math.log(4))])[None]
     assert losses.gaussian_loss(alone, f64(0, 0, 0, 9)[None]).item() == pytest.approx(36 / 8 + LN2, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "logit, target, expected",
+    [
+        (0.0, 0.0, 0.75 * 1 / 4 * LN2),
+        (0.0, 0.5, 0.5 * LN2),
+        (0.0, 1.0, LN2),
+        (LN3, 0.0, 0.75 * 9 / 16 * 2 * LN2),
+        (LN3, 1 / 4, 1 / 4 * (1 / 4 * (2 * LN2 - LN3) + 3 / 4 * 2 * LN2)),
+        (-LN3, 0.0, 0.75 * 1 / 16 * (2 * LN2 - LN3)),
+        (-LN3, 1 / 4, 1 / 4 * (1 / 4 * 2 * LN2 + 3 / 4 * (2 * LN2 - LN3))),
+    ],
+)
+def test_varifocal_loss_matches_hand_values(logit, target, expected):
+    assert losses.varifocal_loss(f64(logit), f64(target)).item() == pytest.approx(expected, rel=1e-12)
+    # the factor of positives is q, or 1 where it is left out; that of negatives is the same
+    unweighted = losses.varifocal_loss(f64(logit), f64(target), weighted=False).item()
+    assert unweighted == pytest.approx(expected / (target or 1), rel=1e-12)
+    assert losses.varifocal_loss(f64(logit), f64(target), detach=True).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha, gamma, factor", [(0.5, 2.0, 9 / 32), (1.0, 1.0, 3 / 4), (1.5, 3.0, 81 / 128)])
+def test_varifocal_alpha_and_gamma_are_of_negatives_alone(alpha, gamma, factor):
+    negative = losses.varifocal_loss(f64(LN3), f64(0.0), alpha=alpha, gamma=gamma)
+    assert negative.item() == pytest.approx(factor * 2 * LN2, rel=1e-12)
+    positive = losses.varifocal_loss(f64(LN3), f64(0.5), alpha=alpha, gamma=gamma)
+    assert positive.item() == pytest.approx(0.5 * (0.5 * (2 * LN2 - LN3) + 0.5 * 2 * LN2), rel=1e-12)
+
+
+@pytest.mark.parametrize("logit, p, miss", [(0.0, 1 / 2, LN2), (LN3, 3 / 4, 2 * LN2), (-LN3, 1 / 4, 2 * LN2 - LN3)])
+def test_varifocal_gradient_of_negatives_by_hand(logit, p, miss):
+    """miss = -ln(1 - p). alpha p^2 times its slope p, and, undetached, that of p^2, 2 p^2 (1 - p), times miss."""
+    for detach, expected in ((True, 0.75 * p**3), (False, 0.75 * (p**3 + 2 * p**2 * (1 - p) * miss))):
+        x = f64(logit).requires_grad_()
+        slope = gradient(losses.varifocal_loss(x, f64(0.0), detach=detach), x)
+        assert slope.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 2.5])
+def test_varifocal_gradient_equals_finite_differences(weighted, gamma):
+    logit = f64(-5.0, -1.0, 0.5, 3.0, -2.0, 4.0, 2.0).requires_grad_()
+    target = f64(0.0, 0.0, 0.0, 0.0, 1e-6, 0.3, 1.0)
+    assert torch.autograd.gradcheck(lambda x: losses.varifocal_loss(x, target, weighted=weighted, gamma=gamma), [logit])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-30, 30), st.floats(1e-6, 1), st.booleans(), st.sampled_from([0.5, 1.0, 2.0, 3.0]))
+def test_varifocal_loss_of_positives_is_weighted_cross_entropy(logit, q, detach, gamma):
+    """-q [q log p + (1 - q) log(1 - p)], and its slope q (p - q), whatever alpha and gamma are."""
+    x = f64(logit).requires_grad_()
+    loss = losses.varifocal_loss(x, f64(q), gamma=gamma, detach=detach)
+    p, miss = 1 / (1 + math.exp(-logit)), 1 / (1 + math.exp(logit))
+    assert loss.item() == pytest.approx(-q * (q * math.log(p) + (1 - q) * math.log(miss)), rel=1e-9, abs=1e-15)
+    assert gradient(loss, x).item() == pytest.approx(q * (p - q), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("logit", [-1e4, -100.0, 100.0, 1e4])
+@pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
+def test_varifocal_loss_of_far_logits_is_finite(logit, target):
+    x = torch.tensor([logit], requires_grad=True)
+    loss = losses.varifocal_loss(x, torch.tensor([target]))
+    assert loss.isfinite().all() and gradient(loss, x).isfinite().all()
+    if target == 0:
+        assert loss.item() == pytest.approx(0.75 * max(logit, 0))

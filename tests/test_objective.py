@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,12 +31,14 @@ def case(images: int = 1, truths: int = 1):
     labels = torch.ones(images, 1, dtype=torch.int64)[:, :truths]
     raw = torch.zeros(images, 2, 4, requires_grad=True)
     cls, quality = torch.zeros(images, 2, 3, requires_grad=True), torch.zeros(images, 2, requires_grad=True)
-    return Prediction(cls, raw, quality, priors), Truths(truth, labels, torch.ones_like(labels, dtype=torch.bool))
+    return Prediction(cls, raw, quality, priors, Delta()), Truths(
+        truth, labels, torch.ones_like(labels, dtype=torch.bool)
+    )
 
 
 def objective(**terms) -> Objective:
     terms = {"class": Term(focal_loss), "code": Term(smooth_l1_loss), "quality": Term(bce_loss), **terms}
-    return Objective(MaxIoU(), hard, Delta(), terms)
+    return Objective(MaxIoU(), hard, terms)
 
 
 def test_terms_by_hand():
@@ -56,7 +59,7 @@ def test_iou_target_carries_a_gradient_only_when_asked(detach):
     """Equation 5: with u > 1/2 descent on the IoU loss alone must raise the true IoU of the box."""
     prediction, truths = case()
     quality = torch.full((1, 2), 2.0)
-    prediction = Prediction(prediction.cls, prediction.raw, quality, prediction.priors)
+    prediction = replace(prediction, quality=quality)
     loss = objective(quality=Term(bce_loss, detach=detach))(prediction, truths, SIZES)["quality"]
     if detach:
         assert not loss.requires_grad
@@ -90,7 +93,7 @@ def test_positive_count_of_empty_images():
     prediction, truths = case(images=2)
     half = Truths(truths.boxes, truths.labels, torch.tensor([[True], [False]]))
     by_image = objective()(prediction, half, SIZES.repeat(2, 1))["quality"].item()
-    rule = Objective(MaxIoU(), hard, Delta(), objective().terms, count="batch")
+    rule = Objective(MaxIoU(), hard, objective().terms, count="batch")
     assert rule(prediction, half, SIZES.repeat(2, 1))["quality"].item() == pytest.approx(2 * by_image)
 
 
@@ -120,7 +123,7 @@ def pair(images: int = 1):
     raw = torch.zeros(images, 3, 4, requires_grad=True)
     quality = torch.full((images, 3), LN3, requires_grad=True)
     truths = Truths(boxes, torch.zeros(images, 2, dtype=torch.int64), valid)
-    return Prediction(cls, raw, quality, priors), truths, torch.tensor([[96, 96]]).repeat(images, 1)
+    return Prediction(cls, raw, quality, priors, Delta()), truths, torch.tensor([[96, 96]]).repeat(images, 1)
 
 
 def focal(p: float, target: int) -> float:
@@ -134,13 +137,13 @@ THIRD = 2 * focal(0.5, 0)
 
 
 def terms(target=hard, count="images", **parts):
-    rule = Objective(MaxIoU(), target, Delta(), {"class": Term(focal_loss), **parts}, count)
+    rule = Objective(MaxIoU(), target, {"class": Term(focal_loss), **parts}, count)
     return lambda case: rule(*case)
 
 
 def test_measures_of_the_positives():
     prediction, truths, _ = pair()
-    found = positives(prediction, truths, torch.tensor([[0, 1, BACKGROUND]]), Delta())
+    found = positives(prediction, truths, torch.tensor([[0, 1, BACKGROUND]]))
     assert found.image.tolist() == [0, 0] and found.location.tolist() == [0, 1] and found.labels.tolist() == [0, 0]
     for name, expected in (("iou", IOU), ("centerness", CENTERNESS), ("score", SCORE)):
         torch.testing.assert_close(MEASURES[name](found).detach(), torch.tensor(expected))
@@ -274,8 +277,8 @@ def test_code_terms_of_the_representations(box, loss, expected):
     """The code term is of the representation's own code: bins for General, distances for the others."""
     prediction, truths, sizes = pair()
     raw = torch.zeros(1, 3, box.channels, requires_grad=True)
-    prediction = Prediction(prediction.cls, raw, prediction.quality, prediction.priors)
-    rule = Objective(MaxIoU(), hard, box, {"class": Term(focal_loss), "code": Term(loss)})
+    prediction = replace(prediction, raw=raw, box=box)
+    rule = Objective(MaxIoU(), hard, {"class": Term(focal_loss), "code": Term(loss)})
     assert rule(prediction, truths, sizes)["code"].item() == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
@@ -285,5 +288,5 @@ def test_ignored_locations_take_no_part_in_a_guided_class_loss():
     def matches(*_):
         return torch.tensor([[0, IGNORED, BACKGROUND]])
 
-    rule = Objective(matches, hard, Delta(), {"class": Term(focal_loss, by="iou")})
+    rule = Objective(matches, hard, {"class": Term(focal_loss, by="iou")})
     assert rule(prediction, truths, sizes)["class"].item() == pytest.approx(IOU[0] * FIRST + THIRD, rel=1e-6)

@@ -21,7 +21,11 @@ MATCHES = torch.tensor([[0, -1, -1]])
 
 def seen(name, truths=TRUTHS, matches=MATCHES, quality=QUALITY):
     oracle = Rule.parse(name).oracle
-    return overwrite(Dense(CLS, quality, BOXES, CENTRES), oracle, owners(oracle.where, BOXES, truths, matches))
+    return overwrite(
+        Dense(CLS, quality, BOXES, CENTRES, torch.zeros(len(CENTRES), dtype=torch.int64)),
+        oracle,
+        owners(oracle.where, BOXES, truths, matches),
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from qrepro.boxes import Anchors
 from qrepro.recipe import Recipe, names, recipe_root, resolve
 from qrepro.recipe.build import build_objective, build_postprocess
 from qrepro.recipe.load import merge, profiles
+from qrepro.recipe.schema import Schedule
 
 
 def test_mappings_merge_unless_their_kind_changes():
@@ -63,6 +64,23 @@ def test_hash_sees_training_and_nothing_else():
     assert len(hashes | {base.hash}) == len(changed) + 1
 
 
+def test_a_key_that_is_new_and_null_keeps_the_hash():
+    class LaterSchedule(Schedule):
+        later: float | None = None
+
+    class Later(Recipe):
+        schedule: LaterSchedule
+
+    recipe = resolve("iou_aware/grad_r50", "shapes")
+    values = recipe.values()
+    assert Later.model_validate(values).hash == recipe.hash
+    assert Later.model_validate(merge(values, {"schedule": {"later": 0.0}})).hash != recipe.hash
+    assert resolve("iou_aware/grad_r50", "shapes", ["schedule.ema=null"]).hash != recipe.hash
+
+
+CYCLES = "{cycles: 2, epochs: 1, lr: %s}"
+
+
 @pytest.mark.parametrize(
     "name, profile, change, message",
     [
@@ -76,6 +94,10 @@ def test_hash_sees_training_and_nothing_else():
         ("grad_r50", "coco", "score=powr-2", "score rule 'powr-2'"),
         ("retinanet_r50", "coco", "score=product", "needs a quality estimate"),
         ("grad_r50", "coco", "schedule.steps=3", "exactly one of epochs and steps"),
+        ("grad_r50", "coco", "schedule.average={cycles: 2, lr: [0.1, 0.1]}", "average: needs exactly one of"),
+        ("grad_r50", "coco", f"schedule.average={CYCLES % '[0.1, 0.2]'}", "average.lr: needs two learning rates"),
+        ("grad_r50", "coco", f"schedule={{shorten: 2, average: {CYCLES % '[0.2, 0.1]'}}}", "and 2 cycles of"),
+        ("grad_r50", "shapes", f"schedule.average={CYCLES % '[0.2, 0.1]'}", "schedule: ema and average: only one"),
         ("grad_r50", "coco", "schedule.batch", "must look like"),
         ("grad_r50", "coco", "schedule.batch=[", "not a YAML value"),
         ("grad_r50", "coco", "backbone.depth=77", "depth"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qrepro.boxes import Points, Priors, clip
 from qrepro.losses import distribution_focal_loss
-from qrepro.represent import Delta, Distance, Gaussian, General, LogDistance
+from qrepro.represent import Delta, Distance, Gaussian, General, LogDistance, PointSet
 
 LN2 = math.log(2)
 
@@ -156,3 +156,80 @@ def test_round_trip_over_levels(box, back):
     assert raw.shape == (20, box.channels)
     for decoded in box.decode(raw.expand(2, -1, -1), priors):
         torch.testing.assert_close(decoded, boxes, rtol=1e-4, atol=1e-2)
+
+
+# Points, of which the box is read off
+
+# x 0, 0, 0, 4: mean 1, squares 12 by n - 1 = 3: deviation 2. y -1, -1, 2, 2 has mean 1/2, squares 9: sqrt(3).
+SPREAD = torch.tensor([[-1.0, 0.0, -1.0, 0.0, 2.0, 0.0, 2.0, 4.0]])  # y before x
+ROOT3 = math.sqrt(3)
+
+
+def point_set(transform="moment", moment=(0.0, 0.0), share=0.01) -> PointSet:
+    box = PointSet(points=4, transform=transform, moment_share=share)
+    if transform == "moment":
+        box.moment.data.copy_(torch.tensor(moment))
+    return box
+
+
+def test_box_of_points_by_their_moments():
+    """In cells of 8 px around (20, 20). The deviation is that of a sample (RepPoints' code: torch.std)."""
+    box = point_set()
+    assert box.channels == 8 and PointSet().channels == 18
+    expected = torch.tensor([[-1.0, 0.5 - ROOT3, 3.0, 0.5 + ROOT3]])
+    torch.testing.assert_close(box.decode(SPREAD, PRIORS), 20 + 8 * expected)
+    wider = point_set(moment=(LN2, math.log(3)))  # x twice as wide, y three times as high
+    expected = torch.tensor([[-3.0, 0.5 - 3 * ROOT3, 5.0, 0.5 + 3 * ROOT3]])
+    torch.testing.assert_close(wider.decode(SPREAD, PRIORS), 20 + 8 * expected)
+
+
+def test_smallest_box_around_points():
+    box = point_set("minmax")
+    assert box.decode(SPREAD, PRIORS).tolist() == [[20.0, 20.0 - 8, 20.0 + 32, 20.0 + 16]]
+    assert list(box.parameters()) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_share_of_the_gradient_that_reaches_the_factors(share):
+    """d x2 / d ln(factor) is the half width, 2 cells of 8 px times the factor 2; d y2 likewise with sqrt(3) cells."""
+    box, raw = point_set(moment=(LN2, LN2), share=share), SPREAD.clone().requires_grad_()
+    decoded = box.decode(raw, PRIORS)
+    torch.testing.assert_close(decoded, point_set(moment=(LN2, LN2), share=1.0).decode(SPREAD, PRIORS))
+    slope, of_points = torch.autograd.grad(decoded[0, 2] + 10 * decoded[0, 3], [box.moment, raw])
+    torch.testing.assert_close(slope, share * torch.tensor([32.0, 10 * ROOT3 * 16]))
+    # d x2 / d x_i: 1/4 of the mean, and factor 2 times (x_i - 1) / (3 * 2) of the deviation; 8 px
+    x = torch.tensor([0.0, 0, 0, 4])
+    torch.testing.assert_close(of_points[0, 1::2], 8 * (1 / 4 + 2 * (x - 1) / 6))  # whatever the share
+
+
+def test_points_of_several_levels_and_images():
+    """Each prior's own stride and centre; the factors are shared."""
+    priors = Points(scale=4.0)([(2, 2), (1, 1)], (8, 16), torch.device("cpu"))
+    raw = torch.randn(3, 5, 18, generator=torch.Generator().manual_seed(0))
+    for transform in ("moment", "minmax"):
+        decoded = PointSet(transform=transform).decode(raw, priors)
+        assert decoded.shape == (3, 5, 4)
+        for b in range(3):
+            for r in range(5):
+                centre, stride = priors.centres()[r], priors.stride[r]
+                y, x = (raw[b, r, axis::2] * stride + centre[1 - axis] for axis in (0, 1))
+                if transform == "moment":
+                    expected = [x.mean() - x.std(), y.mean() - y.std(), x.mean() + x.std(), y.mean() + y.std()]
+                else:
+                    expected = [x.min(), y.min(), x.max(), y.max()]
+                torch.testing.assert_close(decoded[b, r], torch.stack(expected), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["moment", "minmax"])
+def test_points_in_one_place_are_a_box_without_sides_and_with_finite_gradients(transform):
+    """The square root of a variance of 0 has no slope."""
+    raw = torch.full((1, 8), 0.5, requires_grad=True)
+    decoded = point_set(transform).decode(raw, PRIORS)
+    assert decoded.tolist() == [[24.0] * 4]
+    decoded.square().sum().backward()
+    assert raw.grad.isfinite().all()
+
+
+def test_points_have_no_code():
+    with pytest.raises(ValueError, match=r"loss\.code"):
+        PointSet().encode(BOX, PRIORS)

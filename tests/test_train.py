@@ -1,6 +1,8 @@
 """The loop on a tiny painted data set: exact resuming, several processes, divergence, schedules."""
 
+import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from qrepro.engine.checkpoint import load as load_checkpoint
 from qrepro.engine.checkpoint import restore_detector
 from qrepro.engine.run import Run
 from qrepro.engine.schedule import Plan
-from qrepro.engine.train import Diverged, Stopped, train
+from qrepro.engine.train import Diverged, Loop, Stopped, train
 from qrepro.objective import Objective
 from qrepro.recipe import resolve
 
@@ -64,7 +66,12 @@ class Killed(Exception):
 BF16 = ["schedule.precision=bf16", "image.train=[{kind: resize, short: 96, long: 120}, {kind: flip}]"]
 
 
-@pytest.mark.parametrize("more", [["schedule.ema=null"], ["schedule.ema=0.9", "schedule.channels_last=true"], BF16])
+# squeezed, the schedule ends after step 1 and its cycles after 3 and 6: the checkpoint lies within the second
+AVERAGE = ["schedule={ema: null, steps: 2, shorten: 6, average: {cycles: 2, steps: 4, lr: [0.004, 0.001]}}"]
+EMA = ["schedule.ema=0.9", "schedule.channels_last=true"]
+
+
+@pytest.mark.parametrize("more", [["schedule.ema=null"], EMA, BF16, AVERAGE])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes, tmp_path, more):
     recipe = tiny(*more)
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
@@ -80,13 +87,42 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes, tmp_path, m
     train(recipe, shapes, parts, device="cpu", resume=True)
     first, second = load_checkpoint(whole.last), load_checkpoint(parts.last)
     assert same(first["model"], second["model"])
-    if recipe.schedule.ema:
+    if recipe.schedule.ema or recipe.schedule.average:
         assert same(first["average"], second["average"])
     logs = [[json.loads(line) for line in run.log.read_text().splitlines()] for run in (whole, parts)]
     timeless = [
         [{k: v for k, v in r.items() if k not in ("images_per_s", "waiting_for_data")} for r in log] for log in logs
     ]
     assert timeless[0] == timeless[1] and [r["step"] for r in logs[1]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_evaluated_is_the_mean_of_the_weights_at_the_ends_of_cycles(shapes, tmp_path, monkeypatch):
+    average = "average: {cycles: 3, steps: 2, lr: [0.004, 0.001]}"
+    recipe = tiny(f"schedule={{ema: null, steps: 1, {average}, checkpoint_every: 99, evaluate_every: 1}}")
+    run, one_step = Run(tmp_path / "run"), Loop.step
+    trained, judged = [], []  # after steps 1, 2, ... 7
+
+    def step(self, batch):
+        terms = one_step(self, batch)
+        trained.append(copy.deepcopy(self.state.model.state_dict()))
+        return terms
+
+    def judge(model):
+        judged.append(copy.deepcopy(model.state_dict()))
+        return 0.0 if len(judged) == 2 else -math.inf  # the checkpoint of step 2 is kept as the best
+
+    monkeypatch.setattr(Loop, "step", step)
+    train(recipe, shapes, run, device="cpu", evaluate=judge)
+    assert len(trained) == len(judged) == 7
+    for done, found in enumerate(judged, 1):
+        ends = [end for end in (3, 5, 7) if end <= done] or [done]  # before any cycle has ended: the model itself
+        for name, value in found.items():
+            mean = torch.stack([trained[end - 1][name].double() for end in ends]).mean(0)
+            torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6, msg=f"{done} {name}")
+    assert (judged[-1]["head.cls_out.bias"] - trained[-1]["head.cls_out.bias"]).abs().max() > 1e-4  # far above atol
+    for path, done in ((run.best, 2), (run.last, 7)):
+        model, saved = restore_detector(recipe, path)
+        assert saved == done and same(model.state_dict(), judged[done - 1])
 
 
 def test_seed_decides_and_workers_do_not(shapes, tmp_path):
@@ -334,3 +370,40 @@ def test_learning_rates_by_hand():
     flat = ["schedule={steps: 100, warmup: {steps: 0}, optimiser: {kind: adamw, lr: 0.001, lr_batch: 16}, batch: 16}"]
     cosine = Plan.of(resolve("grad_r50", "shapes", flat).schedule, per_epoch=7)
     assert cosine.rate(0) == pytest.approx(0.001) and cosine.rate(50) == pytest.approx(0.001 * (0.01 + 0.99 / 2))
+
+
+def test_learning_rates_of_averaging_by_hand():
+    """Cycles from 0.01 to 0.0001 at 16 images, here 8: half a cosine around their mean 0.002525."""
+    base = ["schedule={batch: 8, average: {cycles: 3, epochs: 1, lr: [0.01, 0.0001]}}"]
+    plan = Plan.of(resolve("grad_r50", overrides=base).schedule, per_epoch=100)
+    assert (plan.total, plan.bounds, plan.warmup) == (1500, (1200, 1300, 1400, 1500), 500)
+    assert [step for step in range(1501) if plan.ends_cycle(step)] == [1300, 1400, 1500]
+    assert plan.rate(250) == pytest.approx(0.005 * (1 / 3 + 1 / 3))  # the schedule itself is as without averaging
+    assert plan.rate(799) == pytest.approx(0.005) and plan.rate(800) == pytest.approx(0.0005)
+    assert plan.rate(1199) == pytest.approx(0.00005)
+    for begin in (1200, 1300, 1400):
+        assert plan.rate(begin) == pytest.approx(0.005)
+        assert plan.rate(begin + 25) == pytest.approx(0.002525 + 0.002475 / 2**0.5)
+        assert plan.rate(begin + 50) == pytest.approx(0.002525)
+        assert plan.rate(begin + 99) == pytest.approx(0.00005 + 0.00495 * (0.005 * np.pi) ** 2, rel=1e-3)
+    without = Plan.of(resolve("grad_r50").schedule, per_epoch=100)
+    assert without.total == 1200 and not any(without.ends_cycle(step) for step in range(1201))
+
+
+@pytest.mark.parametrize(
+    "total, bounds",
+    [
+        (150, (120, 130, 140, 150)),
+        (20, (16, 17, 18, 20)),  # 12, 13, 14, 15 times 4/3
+        (10, (7, 8, 9, 10)),  # cycles of two thirds of a step have one
+        (4, (1, 2, 3, 4)),
+    ],
+)
+def test_averaging_is_shortened_in_proportion_to_at_least_a_step_a_cycle(total, bounds):
+    changes = [f"schedule={{shorten: {total}, average: {{cycles: 3, epochs: 1, lr: [0.01, 0.0001]}}}}"]
+    plan = Plan.of(resolve("grad_r50", overrides=changes).schedule, per_epoch=100)
+    assert (plan.total, plan.bounds, plan.warmup) == (total, bounds, total * 500 // 1500)
+    assert all(plan.rate(begin) == pytest.approx(0.01) for begin in bounds[:-1])
+    if total == 150:
+        assert plan.rate(79) == pytest.approx(0.01) and plan.rate(80) == pytest.approx(0.001)
+        assert plan.rate(125) == pytest.approx(0.00505)

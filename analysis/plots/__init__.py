@@ -10,7 +10,9 @@ from analysis.plots.intervals import correlation_by_group, difference_interval
 from analysis.plots.labels import label_histograms, target_histogram
 from analysis.plots.precision import ap_by_threshold, ap_vs_alpha, precision_recall
 from analysis.plots.scores import SAMPLE, class_vs_iou_score, estimate_vs_iou, score_vs_iou, top1_vs_iou
+from analysis.plots.speed import speed_accuracy
 from analysis.plots.style import Plot
+from analysis.plots.suppression import before_and_after
 from analysis.plots.training import loss_curves, quality_loss_curves
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Plot",
     "ap_by_threshold",
     "ap_vs_alpha",
+    "before_and_after",
     "class_vs_iou_score",
     "correlation_by_group",
     "difference_interval",
@@ -32,6 +35,7 @@ __all__ = [
     "reliability",
     "score_vs_iou",
     "side_distributions",
+    "speed_accuracy",
     "target_histogram",
     "top1_vs_iou",
 ]

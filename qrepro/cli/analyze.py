@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qrepro.cli import inputs
 from qrepro.cli import options as o
 
 if TYPE_CHECKING:
     from analysis.ap import APResult
     from analysis.plots import Plot
-    from analysis.runs import Run
-    from analysis.samples import DetectionSet, Pairs
-    from analysis.truths import Truths
+    from analysis.samples import DetectionSet
 
 app = typer.Typer(
     help="Analyses of evaluated runs or of other detectors' result files; tables as CSV and markdown, figures as PNG, "
@@ -76,7 +75,7 @@ def ap(
 
     levels = tuple(o.numbers(thresholds, "--thresholds")) if thresholds else COCO_THRESHOLDS
     rows, categories, drawn = [], [], []
-    for found in _sets(runs, detections, annotations, split, classes, rule or ["all"], results):
+    for found in inputs.sets(runs, detections, annotations, split, classes, rule or ["all"], results):
         result = evaluate(found.truths, found.detections, levels, max_dets, engine)
         about = {"run": found.name, "rule": found.rule}
         rows.append({**about, "metric": "COCO", **ap_metrics(result)})
@@ -136,7 +135,7 @@ def pcc(
     from analysis.samples import correlation_study
 
     wanted = tuple(statistics.split(",")) if statistics else STATISTICS
-    samples = list(_pairs(runs, detections, annotations, split, classes, rule, over, floor, results))
+    samples = list(inputs.pairs_of(runs, detections, annotations, split, classes, rule, over, floor, results))
     rows = [row for pairs in samples for row in correlation_study(pairs, statistics=wanted)]
     _write(rows, "pcc", results, out, digits=3)
     for group in by or []:
@@ -180,11 +179,13 @@ def oracle(
         alphas = [a for text in alpha or [] for a in o.numbers(text, "--alpha")]
         rows = [
             {"run": found.name, **about, **ap_metrics(evaluate(found.truths, frame, engine=engine))}
-            for found in _foreign(detections, annotations, split, classes, runs)
+            for found in inputs.foreign(detections, annotations, split, classes, runs)
             for about, frame in reranked(found.truths, found.detections, alphas)
         ]
     else:
-        rows = [{"run": run.name, **row} for run in chosen(runs, results) for row in alpha_rows(run.metrics["rules"])]
+        rows = [
+            {"run": run.name, **row} for run in inputs.chosen(runs, results) for row in alpha_rows(run.metrics["rules"])
+        ]
     _write(rows, "oracle", results, out)
 
 
@@ -218,7 +219,7 @@ def calibration(
     binned = [metric for metric in metrics if metric.bins]
     rows, points = [], []
     panels: dict[str, dict[str, list[dict[str, Any]]]] = {metric.name: {} for metric in binned}
-    for found in _sets(runs, detections, annotations, split, classes, rule, results):
+    for found in inputs.sets(runs, detections, annotations, split, classes, rule, results):
         about = {"run": found.name, "rule": found.rule}
         values = calibration_rows(found.truths, found.detections, metrics, max_dets=max_dets)
         rows += [{**about, **row} for row in values]
@@ -259,7 +260,7 @@ def lrp(
 
     rows = [
         {"run": found.name, "rule": found.rule, **row}
-        for found in _sets(runs, detections, annotations, split, classes, rule, results)
+        for found in inputs.sets(runs, detections, annotations, split, classes, rule, results)
         for row in lrp_rows(found.truths, found.detections, tau, threshold=threshold, max_dets=max_dets)
     ]
     _write(rows, "lrp", results, out, digits=3)
@@ -292,7 +293,7 @@ def compare(
     from analysis.comparison import compare as paired
     from analysis.plots import difference_interval
 
-    sides = [_side(path, rule, annotations, split, classes) for path, rule in ((a, rule_a), (b, rule_b))]
+    sides = [inputs.side(path, rule, annotations, split, classes) for path, rule in ((a, rule_a), (b, rule_b))]
     options: dict[str, Any] = {"seeds": seeds, "interval": interval, "max_dets": max_dets}
     precision, correlation = paired(sides[0], sides[1], draws=draws, seed=seed, **options)
     names = [f"{side[0][1].name}: {side[0][1].rule}" for side in sides]
@@ -321,7 +322,7 @@ def distributions(
     """Histograms of quality labels and regression targets (GFL figures 12, 5c); with --images single boxes (3, 13)."""
     from analysis.figures import histograms, single_boxes
 
-    found = chosen(runs, results)
+    found = inputs.chosen(runs, results)
     drawn = list(histograms(found))
     if not drawn:
         raise ValueError("no run has the labels of its positives: evaluate it again with `qrepro eval`")
@@ -336,6 +337,44 @@ def distributions(
                 _draw(plot, f"distribution-{o.file_name(run.name)}-{name}", results, out)
 
 
+@app.command("boxes")
+def boxes(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run with candidates.")],
+    images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
+    rule: Annotated[str | None, typer.Option("--rule", help="Scoring rule. \\[default: the recipe's]")] = None,
+    number: Annotated[int, typer.Option("--number", min=1, help="Pictures that are drawn.")] = 3,
+    results: Results = o.RESULTS,
+    out: Out = None,
+) -> None:
+    """Boxes of single pictures before and after suppression, with their scores and true IoU (GFLv2, figure 7)."""
+    from analysis.figures import suppressed
+
+    for one in inputs.chosen([run], results):
+        for name, plot in suppressed(one, images, rule or one.rule, number):
+            _draw(plot, f"boxes-{o.file_name(one.name)}-{name}", results, out)
+
+
+@app.command("speed")
+def speed(
+    table: Annotated[str, typer.Argument(metavar="PAPER/TABLE", help="A table with fps and AP: gflv2/table7.")],
+    results: Results = o.RESULTS,
+    out: Out = None,
+) -> None:
+    """AP against time per picture of the models of a printed table (GFLv2, figure 6)."""
+    from analysis.figures import printed_speed
+    from analysis.tables import read_table
+    from qrepro.cli.tables import table_files
+
+    for path in table_files(table):
+        name = f"{path.parent.name}-{path.stem}"
+        _draw(
+            printed_speed(read_table(path), f"{path.parent.name}, {path.stem}, as printed."),
+            f"speed-{name}",
+            results,
+            out,
+        )
+
+
 @app.command("plot")
 def plot(
     runs: Runs = None,
@@ -347,100 +386,8 @@ def plot(
     """Every figure of the runs: clouds, AP against alpha and threshold, reliability, labels, losses."""
     from analysis.figures import figures
 
-    for stem, drawn in figures(chosen(runs, results), sample, seed).items():
+    for stem, drawn in figures(inputs.chosen(runs, results), sample, seed).items():
         _draw(drawn, stem, results, out or results / "figures")
-
-
-def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
-    """Evaluated runs in the folders that were named, or in all of the results."""
-    from analysis.runs import find_runs
-
-    found = [run for path in paths or [results] for run in find_runs(path)]
-    runs = [run for run in found if run.evaluated]
-    if not runs:
-        where = ", ".join(str(path) for path in paths or [results])
-        raise ValueError(f"{where}: no evaluated run ({len(found)} without metrics.json); `qrepro eval` makes one")
-    return runs
-
-
-def _foreign(
-    detections: list[Path] | None,
-    annotations: Path | None,
-    split: str | None,
-    classes: str | None,
-    runs: list[Path] | None = None,
-) -> Iterator[DetectionSet]:
-    """Detection sets of files."""
-    from analysis.detections import read_detections
-    from analysis.samples import DetectionSet
-    from analysis.truths import read_truths
-
-    if not detections or annotations is None or runs:
-        raise ValueError("--detections and --annotations belong together, and exclude run folders")
-    truths: Truths = read_truths(annotations, split, classes.split(",") if classes else None)
-    for path in detections:
-        yield DetectionSet(path.name, "as scored", truths, read_detections(path, truths))
-
-
-def _sets(
-    runs: list[Path] | None,
-    detections: list[Path] | None,
-    annotations: Path | None,
-    split: str | None,
-    classes: str | None,
-    rules: list[str] | None,
-    results: Path,
-) -> Iterator[DetectionSet]:
-    """Detection sets of files where they were given, else of runs."""
-    from analysis.samples import detection_sets
-
-    if detections or annotations:
-        yield from _foreign(detections, annotations, split, classes, runs)
-    else:
-        yield from detection_sets(chosen(runs, results), rules or [])
-
-
-def _pairs(
-    runs: list[Path] | None,
-    detections: list[Path] | None,
-    annotations: Path | None,
-    split: str | None,
-    classes: str | None,
-    rules: list[str] | None,
-    over: str | None,
-    floor: float,
-    results: Path,
-) -> Iterator[Pairs]:
-    """Samples of estimate and true IoU."""
-    from analysis.samples import candidate_pairs, detection_pairs, positive_pairs
-
-    files = bool(detections or annotations)
-    over = over or ("detections" if files else "positives")
-    if over not in ("positives", "candidates", "detections") or (files and over != "detections"):
-        raise ValueError(f"--over {over}: allowed are {'' if files else 'positives, candidates, '}detections")
-    if over == "detections":
-        for found in _sets(runs, detections, annotations, split, classes, rules, results):
-            yield detection_pairs(found, floor)
-        return
-    for run in chosen(runs, results):
-        yield positive_pairs(run) if over == "positives" else candidate_pairs(run, floor)
-
-
-def _side(
-    path: Path, rule: str | None, annotations: Path | None, split: str | None, classes: str | None
-) -> list[tuple[Run | None, DetectionSet]]:
-    """One side of a comparison: a file, or the runs of one recipe and profile."""
-    from analysis.samples import detection_sets
-
-    if path.is_file():
-        if rule:
-            raise ValueError(f"{path}: a result file has no scoring rules, got {rule}")
-        return [(None, found) for found in _foreign([path], annotations, split, classes)]
-    runs = chosen([path], path)
-    kinds = sorted({f"{run.recipe} on {run.profile}" for run in runs})
-    if len(kinds) > 1:
-        raise ValueError(f"{path}: holds {len(kinds)} recipes or profiles ({', '.join(kinds[:3])} ...); name one")
-    return list(zip(runs, detection_sets(runs, [rule] if rule else []), strict=True))
 
 
 def _write(

@@ -92,6 +92,8 @@ def benchmark(
 ) -> None:
     """Median and spread of the parts of a training step and of inference, or of the analyses as whole processes.
 
+    Several detectors take turns, so that the ratio of each to the first does not hang on what else the machine does.
+
     The analyses get 500,000 detections, 5 million candidates and pairs.
     """
     _refuse(context, ANALYSES if recipes else DETECTORS)
@@ -114,17 +116,17 @@ def _detectors(
     device: str | None,
     out: Path,
 ) -> None:
-    """Time recipes, one after another."""
+    """Time recipes, turn by turn."""
     from analysis.tables import write_rows
     from qrepro.cli import show
     from qrepro.engine.distributed import pick
-    from qrepro.engine.timing import time_inference, time_training
+    from qrepro.engine.timing import take_turns, time_inference, time_training
 
-    place, rows = pick(device), []
-    for recipe in recipes:
-        show.console.print(f"timing {recipe.name} on {place}", highlight=False, soft_wrap=True)
-        rows += time_training(recipe, place, setting, size, data)
-        rows += time_inference(recipe, place, setting, size)
+    place = pick(device)
+    names = ", ".join(recipe.name for recipe in recipes)
+    show.console.print(f"timing {names} on {place}", highlight=False, soft_wrap=True)
+    rows = take_turns([time_training(recipe, place, setting, size, data) for recipe in recipes], setting)
+    rows += take_turns([time_inference(recipe, place, setting, size) for recipe in recipes], setting)
     show.table(rows, "parts of a training step and of inference", digits=3)
     for path in write_rows(rows, out / "detectors.csv", title="benchmark of detectors"):
         typer.echo(path)

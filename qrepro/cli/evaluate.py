@@ -99,7 +99,7 @@ def evaluate_choice(
 
     recipe, run = choice.recipe, choice.run
     engine = choose_engine(engine)
-    rules = asked_rules(recipe.quality.kind != "none", recipe.score, oracle, alphas or [], names or [])
+    rules = asked_rules(recipe.estimates, recipe.score, oracle, alphas or [], names or [])
     weights = checkpoint or run.last
     if not weights.is_file():
         raise ValueError(

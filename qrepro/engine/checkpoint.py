@@ -86,17 +86,19 @@ def fit(content: dict[str, Any], recipe: Recipe, path: Path) -> None:
 
 
 def evaluated(state: State) -> Detector:
-    """The model that is evaluated: the average where there is one."""
-    return cast(Detector, state.average.module) if state.average else state.model
+    """The model that is evaluated: the average where there is one, as soon as it holds anything."""
+    if state.average is None or not state.average.n_averaged:
+        return state.model
+    return cast(Detector, state.average.module)
 
 
 def restore_detector(recipe: Recipe, path: Path) -> tuple[Detector, int]:
-    """The trained network of a checkpoint, averaged weights where they were kept, and the step it was saved at."""
+    """The network of a checkpoint that is evaluated, see `evaluated`, and the step it was saved at."""
     content = load(path)
     fit(content, recipe, path)
     model = build_detector(recipe)
     average = content["average"]
-    if average is None:
+    if average is None or not average["n_averaged"]:
         model.load_state_dict(content["model"])
     else:
         model.load_state_dict({k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from qrepro.data.annotations import Annotations, concatenate, subset
 from qrepro.data.loader import Pictures
 from qrepro.data.sets import read_split
-from qrepro.data.transforms import TRANSFORMS, Normalise
+from qrepro.data.transforms import TRANSFORMS, Flip, Normalise, Resize
 from qrepro.recipe.schema import Recipe
 
 
@@ -30,7 +31,26 @@ def training_pictures(recipe: Recipe, root: Path) -> Pictures:
     return Pictures(annotations, transforms, Normalise(mean=recipe.image.mean, std=recipe.image.std), recipe.data.cache)
 
 
-def evaluation_pictures(recipe: Recipe, annotations: Annotations) -> Pictures:
-    """Pictures of a split with the recipe's evaluation transforms."""
-    transforms = [part.build(TRANSFORMS) for part in recipe.image.eval]
-    return Pictures(annotations, transforms, Normalise(mean=recipe.image.mean, std=recipe.image.std), cache=False)
+@dataclass(frozen=True)
+class View:
+    """The pictures of a split in one size. mirrored: left and right exchanged."""
+
+    pictures: Pictures
+    mirrored: bool = False
+
+
+def evaluation_views(recipe: Recipe, annotations: Annotations) -> list[View]:
+    """What evaluation sees: the pictures with the recipe's evaluation transforms, or its views of each."""
+    normalise = Normalise(mean=recipe.image.mean, std=recipe.image.std)
+    views = recipe.image.views
+    if views is None:
+        transforms = [part.build(TRANSFORMS) for part in recipe.image.eval]
+        return [View(Pictures(annotations, transforms, normalise, cache=False))]
+    found = []
+    for short in views.short:
+        resize = Resize(short=short, long=max(views.long, short))
+        found.append(View(Pictures(annotations, [resize], normalise, cache=False)))
+        if views.flip:
+            mirror = Flip(probability=1.0)
+            found.append(View(Pictures(annotations, [resize, mirror], normalise, cache=False), mirrored=True))
+    return found

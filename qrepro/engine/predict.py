@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from qrepro.assign import BACKGROUND
 from qrepro.boxes import centerness, clip, distances
 from qrepro.data.annotations import Annotations, to_coco
 from qrepro.data.loader import Batch, in_order, loader
 from qrepro.detector import Detector, Prediction
 from qrepro.engine.atomic import replacing, write_text
 from qrepro.engine.candidates import Floor, Stored, gather
-from qrepro.engine.pictures import evaluation_pictures
+from qrepro.engine.pictures import evaluation_views
 from qrepro.objective import Objective, positives
 from qrepro.oracle import Dense, overwrite, owners
 from qrepro.postprocess import Kept, PostProcess
@@ -74,20 +76,52 @@ def predict(
     Ground truth stays outside the network: it ranks boxes for oracle rules and labels the positives.
     `store` asks for candidates above a floor; `report` is called with the number of pictures done.
     """
-    pictures = evaluation_pictures(recipe, annotations)
-    batches: Iterable[Batch] = loader(
-        pictures, in_order(len(annotations), batch), recipe.image.pad, workers, device.type == "cuda"
-    )
+    views = evaluation_views(recipe, annotations)
+    # several views of pictures of different sizes have no common frame but that of one picture
+    order = in_order(len(annotations), batch if len(views) == 1 else 1)
+    loaders = [loader(view.pictures, order, recipe.image.pad, workers, device.type == "cuda") for view in views]
     detector = detector.to(device).eval()
     scribe = _Scribe(annotations, rules, build_postprocess(recipe), build_objective(recipe), store)
     done = 0
-    for item in batches:
-        moved = item.to(device)
-        prediction = detector(moved.images)
-        scribe.write(moved, prediction, clip(detector.decode(prediction), moved.sizes))
-        done += len(item.index)
+    for items in zip(*loaders, strict=True):
+        batches = [item.to(device) for item in items]
+        predictions = [detector(item.images) for item in batches]
+        seen = [_dense(item, prediction) for item, prediction in zip(batches, predictions, strict=True)]
+        dense = seen[0] if len(seen) == 1 else _joined(batches, seen, [view.mirrored for view in views])
+        scribe.write(batches[0], predictions[0], dense)
+        done += len(items[0].index)
         report(done)
     return scribe.outputs()
+
+
+def _dense(batch: Batch, prediction: Prediction) -> Dense:
+    """Probabilities and clipped boxes of a batch."""
+    quality = None if prediction.quality is None else prediction.quality.float().sigmoid()
+    boxes, priors = clip(prediction.decode(), batch.sizes), prediction.priors
+    return Dense(prediction.cls.float().sigmoid(), quality, boxes, priors.centres(), priors.level())
+
+
+def _joined(batches: Sequence[Batch], seen: Sequence[Dense], mirrored: Sequence[bool]) -> Dense:
+    """All views of one picture as one, in the frame of the first.
+
+    Their levels are different levels, so that a limit of candidates a level holds for each view.
+    """
+    moved, levels = [], 0
+    for batch, dense, turned in zip(batches, seen, mirrored, strict=True):
+        boxes, centres = dense.boxes, dense.centres
+        if turned:
+            width = batch.sizes[0, 1].to(boxes)
+            x1, y1, x2, y2 = boxes.unbind(-1)
+            boxes = torch.stack([width - x2, y1, width - x1, y2], -1)
+            centres = torch.stack([width - centres[:, 0], centres[:, 1]], -1)
+        zoom = (batches[0].scale[0] / batch.scale[0]).to(boxes)
+        level = dense.level + levels
+        levels = int(level.max()) + 1
+        moved.append(replace(dense, boxes=boxes * zoom.repeat(2), centres=centres * zoom, level=level))
+    cls, boxes = (torch.cat([getattr(dense, name) for dense in moved], 1) for name in ("cls", "boxes"))
+    centres, level = (torch.cat([getattr(dense, name) for dense in moved]) for name in ("centres", "level"))
+    estimates = [dense.quality for dense in moved if dense.quality is not None]
+    return Dense(cls, torch.cat(estimates, 1) if estimates else None, boxes, centres, level)
 
 
 def _frame(columns: Columns) -> pd.DataFrame:
@@ -123,25 +157,25 @@ class _Scribe:
             Stored(_frame(self.candidates), self.floors) if self.store else None,
         )
 
-    def write(self, batch: Batch, prediction: Prediction, boxes: Tensor) -> None:
-        """Everything of a batch, of its decoded and clipped boxes (B, R, 4)."""
-        quality = None if prediction.quality is None else prediction.quality.float().sigmoid()
-        dense = Dense(prediction.cls.float().sigmoid(), quality, boxes, prediction.priors.centres())
-        matches = self.objective.match(prediction, batch.truths, batch.sizes)
+    def write(self, batch: Batch, prediction: Prediction, dense: Dense) -> None:
+        """Everything of a batch: its prediction, and the dense outputs of this and perhaps of further views."""
+        boxes = dense.boxes
+        found = self.objective.match(prediction, batch.truths, batch.sizes)
+        matches = F.pad(found, (0, boxes.shape[1] - found.shape[1]), value=BACKGROUND)  # further views have none
         places = {"nearest", *(rule.oracle.where for rule in self.rules if rule.oracle)}
-        found = {where: owners(where, boxes, batch.truths, matches) for where in places}
+        owned = {where: owners(where, boxes, batch.truths, matches) for where in places}
         log_class = dense.cls.log()  # large, and the same for most rules
         for rule in self.rules:
-            seen, truth = dense, found["nearest"].iou
+            seen, truth = dense, owned["nearest"].iou
             if rule.oracle:
-                seen = overwrite(dense, rule.oracle, found[rule.oracle.where])
+                seen = overwrite(dense, rule.oracle, owned[rule.oracle.where])
             if seen.boxes is not boxes:
                 truth = owners("nearest", seen.boxes, batch.truths, matches).iou
             log_seen = log_class if seen.cls is dense.cls else seen.cls.log()
             self._rank(batch, prediction, dense, seen, log_seen, truth, rule)
         if self.store:
-            self._keep(batch, prediction, dense, found["nearest"].iou, self.store)
-        self._label(batch, prediction, dense, matches)
+            self._keep(batch, dense, owned["nearest"].iou, self.store)
+        self._label(batch, prediction, dense, found)
 
     def _rank(
         self,
@@ -160,15 +194,14 @@ class _Scribe:
         """
         log_quality = None if seen.quality is None else seen.quality.log()
         score = fuse(log_class, log_quality, rule)
-        level = prediction.priors.level()
-        boxes = _original(seen.boxes, batch)
+        boxes, level = _original(seen.boxes, batch), dense.level
         for i, kept in enumerate(self.postprocess(score, log_class, boxes, level)):
             columns = {
                 **self._place(batch, i, kept.label, boxes[i, kept.location]),
                 "score": kept.score,
                 **_outputs(dense, i, kept.location, kept.label),
                 "iou_truth": truth[i, kept.location],
-                "level": level[kept.location].to(torch.int8),
+                "level": level[kept.location].to(torch.int16),
             }
             _append(self.detections[rule.name], columns)
             if rule == self.rules[0]:
@@ -177,7 +210,9 @@ class _Scribe:
     def _note_sides(self, batch: Batch, prediction: Prediction, i: int, columns: dict[str, Tensor], kept: Kept) -> None:
         """The side distributions of the best detections of image i, in pixels of the original picture."""
         location = kept.location[:SHOWN]
-        found = distributions_of(self.objective.box, prediction.raw[i, location])
+        own = location < prediction.raw.shape[1]  # not those of further views
+        location, columns = location[own], {name: value[own] for name, value in columns.items()}
+        found = distributions_of(prediction.box, prediction.raw[i, location])
         if found is None:
             return
         priors, scale = prediction.priors.take(location), batch.scale[i].to(found.probability)
@@ -188,17 +223,16 @@ class _Scribe:
         sides = dict(zip(("left", "top", "right", "bottom"), found.probability.unbind(1), strict=True))
         _append(self.distributions, {**columns, **place, **sides})
 
-    def _keep(self, batch: Batch, prediction: Prediction, dense: Dense, truth: Tensor, store: Floor) -> None:
+    def _keep(self, batch: Batch, dense: Dense, truth: Tensor, store: Floor) -> None:
         """Candidates of a batch, before suppression, with their true IoU (B, R)."""
-        level = prediction.priors.level()
-        boxes = _original(dense.boxes, batch)
+        boxes, level = _original(dense.boxes, batch), dense.level
         for i in range(len(batch.index)):
             location, label, floor = gather(dense.cls[i], store)
             columns = {
                 **self._place(batch, i, label, boxes[i, location]),
                 **_outputs(dense, i, location, label),
                 "iou_truth": truth[i, location],
-                "level": level[location].to(torch.int8),
+                "level": level[location].to(torch.int16),
                 "location": location.to(torch.int32),
             }
             _append(self.candidates, columns)
@@ -210,12 +244,12 @@ class _Scribe:
         Beside the decoded box: the centerness of the prior's centre in the truth, and its distances to the truth's
         sides in cells, negative where it lies outside; top1: largest probability of a distribution, mean of the sides.
         """
-        found = positives(prediction, batch.truths, matches, self.objective.box)
+        found = positives(prediction, batch.truths, matches)
         priors = prediction.priors.take(found.location)
-        level = prediction.priors.level()
+        level = dense.level
         labels = centerness(priors.centres(), found.truth)
         sides = distances(priors.centres(), found.truth) / priors.stride[:, None]
-        shares = distributions_of(self.objective.box, prediction.raw[found.image, found.location])
+        shares = distributions_of(prediction.box, prediction.raw[found.image, found.location])
         top1 = None if shares is None else shares.probability.amax(-1).mean(-1)
         for i in range(len(batch.index)):
             mine = found.image == i
@@ -224,7 +258,7 @@ class _Scribe:
                 **self._place(batch, i, label, found.decoded[mine] / batch.scale[i].repeat(2).to(found.decoded)),
                 **_outputs(dense, i, location, label),
                 "iou": found.iou[mine],
-                "level": level[location].to(torch.int8),
+                "level": level[location].to(torch.int16),
                 "centerness": labels[mine],
                 **dict(zip(("left", "top", "right", "bottom"), sides[mine].unbind(-1), strict=True)),
                 **({} if top1 is None else {"top1": top1[mine]}),

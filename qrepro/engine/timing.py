@@ -11,7 +11,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
@@ -37,6 +37,8 @@ from qrepro.recipe.schema import Decay, Recipe
 
 SMALLEST = 8.0  # px, side of a made-up object
 NOTHING, SUREST = -12.0, 4.0  # made-up class logits: where there is no candidate, and the highest of a candidate
+
+TRAIN2017 = 117_266  # pictures with objects
 
 Row = dict[str, Any]
 Size = tuple[int, int]
@@ -82,10 +84,35 @@ class Laps:
         return time.perf_counter()
 
 
+@dataclass(frozen=True)
+class Timed:
+    """Repeatable work of a recipe. lap: does it once and marks its parts; shapes: height, width of its inputs."""
+
+    recipe: Recipe
+    stage: str
+    laps: Laps
+    batch: int
+    lap: Callable[[], None]
+    shapes: list[Size]
+
+
+def take_turns(timed: Sequence[Timed], setting: Setting) -> list[Row]:
+    """Rows of several pieces of work, one a part and one of all, measured turn by turn.
+
+    So whatever slows a machine down for a while slows all of them down. `ratio`: of the whole to that of the first
+    piece of the same stage, median over the turns.
+    """
+    for _ in range(setting.warm_up + setting.steps):
+        for one in timed:
+            one.laps.start()
+            one.lap()
+    return [row for one in timed for row in _rows(one, next(t for t in timed if t.stage == one.stage), setting)]
+
+
 def time_training(
     recipe: Recipe, device: torch.device, setting: Setting, size: Size | None = None, data: Path | None = None
-) -> list[Row]:
-    """Rows of a training step, one a part and one of all.
+) -> Timed:
+    """A training step.
 
     Parts: data (only where a folder is given: read by this process, and moved to the device), forward, assignment,
     losses (with the decoding of positives), backward (with the clipping of gradients) and optimiser (with the average).
@@ -104,39 +131,44 @@ def time_training(
         batches = _read(fresh, data, setting)
     else:
         batches = repeat(_made_up(fresh, setting.batch, size, setting.objects).to(device, loop.layout))
-    shapes = []
-    for _ in range(repetitions):
-        laps.start()
+    shapes: list[Size] = []
+
+    def lap() -> None:
         batch = next(batches)
         if data:
             batch = batch.to(device, loop.layout)
             laps.mark("data")
         loop.step(batch)
         laps.mark("optimiser")
-        shapes.append(tuple(batch.images.shape[-2:]))
-    return _rows(recipe, "train", laps, setting, max(shapes, key=math.prod))
+        shapes.append((batch.images.shape[-2], batch.images.shape[-1]))
+
+    return Timed(recipe, "train", laps, setting.batch, lap, shapes)
 
 
 @torch.no_grad()
-def time_inference(recipe: Recipe, device: torch.device, setting: Setting, size: Size | None = None) -> list[Row]:
-    """Rows of the inference of one made-up picture: forward, decoding and fusion, post-processing, and all of it."""
+def time_inference(recipe: Recipe, device: torch.device, setting: Setting, size: Size | None = None) -> Timed:
+    """The inference of one made-up picture: forward, decoding and fusion, post-processing."""
     batch = _made_up(recipe, 1, size, 0).to(device)
     detector = build_detector(recipe).to(device).eval()
     postprocess, rule = build_postprocess(recipe), Rule.parse(recipe.score)
-    logits = _class_logits(detector(batch.images).cls, setting.candidates, postprocess.threshold)
+    fresh = detector(batch.images)
+    logits = _class_logits(fresh.cls, setting.candidates, postprocess.threshold)
+    sure = None if fresh.quality is None else torch.full_like(fresh.quality, -NOTHING)
     laps = Laps(device)
-    for _ in range(setting.warm_up + setting.steps):
-        laps.start()
-        prediction = replace(detector(batch.images), cls=logits)
+
+    @torch.no_grad()
+    def lap() -> None:
+        prediction = replace(detector(batch.images), cls=logits, quality=sure)
         laps.mark("forward")
         log_class = prediction.cls.float().sigmoid().log()
         log_quality = None if prediction.quality is None else prediction.quality.float().sigmoid().log()
         score = fuse(log_class, log_quality, rule)
-        boxes = clip(detector.decode(prediction), batch.sizes)
+        boxes = clip(prediction.decode(), batch.sizes)
         laps.mark("decoding and fusion")
         postprocess(score, log_class, boxes, prediction.priors.level())
         laps.mark("post-processing")
-    return _rows(recipe, "inference", laps, replace(setting, batch=1), tuple(batch.images.shape[-2:]))
+
+    return Timed(recipe, "inference", laps, 1, lap, [(batch.images.shape[-2], batch.images.shape[-1])])
 
 
 def evaluation_size(recipe: Recipe) -> Size:
@@ -217,32 +249,42 @@ def _class_logits(like: Tensor, candidates: int, threshold: float) -> Tensor:
     return logits.view(like.shape).to(like)
 
 
-def _rows(recipe: Recipe, stage: str, laps: Laps, setting: Setting, shape: Sequence[int]) -> list[Row]:
+def _rows(timed: Timed, first: Timed, setting: Setting) -> list[Row]:
     """Median and spread of every part and of all together.
 
-    share: of the sum of the parts' medians; height, width: of the network's largest input, with its padding.
+    share: of the sum of the parts' medians; hours: of the recipe's epochs on train2017 at this pace; height, width: of
+    the network's largest input, with its padding.
     """
+    recipe, laps = timed.recipe, timed.laps
     measured = laps.seconds[setting.warm_up :]
     times = {part: [1000 * lap[part] for lap in measured] for part in measured[0]}
     medians = {part: statistics.median(values) for part, values in times.items()}
     whole = sum(medians.values())
     shares = {part: median / whole for part, median in medians.items()}
     times["total"] = [1000 * sum(lap.values()) for lap in measured]
+    others = [1000 * sum(lap.values()) for lap in first.laps.seconds[setting.warm_up :]]
+    # a clock that is too coarse for the work may show no time at all
+    turns = [mine / other for mine, other in zip(times["total"], others, strict=True) if other]
+    pace = 1000 * timed.batch / statistics.median(times["total"]) if statistics.median(times["total"]) else math.nan
+    pictures = (recipe.schedule.epochs or math.nan) * TRAIN2017
+    shape = max(timed.shapes, key=math.prod)
     return [
         {
             "recipe": recipe.name,
             "profile": recipe.profile,
-            "stage": stage,
+            "stage": timed.stage,
             "part": part,
             "median_ms": statistics.median(values),
             "least_ms": min(values),
             "most_ms": max(values),
             "share": shares.get(part, 1.0),
-            "images_per_s": 1000 * setting.batch / statistics.median(values) if part == "total" else math.nan,
-            **asdict(setting),
+            "ratio": statistics.median(turns) if part == "total" and turns else math.nan,
+            "images_per_s": pace if part == "total" else math.nan,
+            "hours": pictures / pace / 3600 if part == "total" and timed.stage == "train" else math.nan,
+            **asdict(replace(setting, batch=timed.batch)),
             "height": shape[0],
             "width": shape[1],
-            "precision": recipe.schedule.precision if stage == "train" else "fp32",
+            "precision": recipe.schedule.precision if timed.stage == "train" else "fp32",
             "device": torch.cuda.get_device_name(laps.device) if laps.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 from qrepro.data.loader import Batch, Steps, aspect_groups, loader
 from qrepro.detector import Detector
@@ -25,7 +25,7 @@ from qrepro.engine.run import Run
 from qrepro.engine.schedule import Plan, make_optimiser
 from qrepro.objective import total
 from qrepro.recipe.build import build_detector, build_objective
-from qrepro.recipe.schema import Recipe
+from qrepro.recipe.schema import Recipe, Schedule
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -99,14 +99,26 @@ def start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> ch
             )
     layout = torch.channels_last if recipe.schedule.channels_last else torch.contiguous_format
     model.to(device=place.device).to(memory_format=layout)
-    average = None
-    if recipe.schedule.ema:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.schedule.ema), use_buffers=True)
     scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.schedule.precision == "fp16")
-    state = checkpoint.State(model, make_optimiser(recipe.schedule, model), scaler, average)
+    state = checkpoint.State(model, make_optimiser(recipe.schedule, model), scaler, _averaged(recipe.schedule, model))
     if found is not None:
         state.restore(found)
     return state
+
+
+def _averaged(schedule: Schedule, model: Detector) -> AveragedModel | None:
+    """The copy that is evaluated: exponential mean over steps (`ema`), plain mean over ends of cycles (`average`).
+
+    Buffers are averaged too, which changes the running statistics of live norms only: they become the mean of those of
+    the weights averaged, no pass over the data. Norms are frozen in COCO recipes, and the authors of arXiv 2012.12645
+    update none either.
+    """
+    if schedule.ema:
+        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
+    if schedule.average:
+        # torch's default for a GPU, which says the same, fails on buffers of integers
+        return AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
+    return None
 
 
 @dataclass(kw_only=True)
@@ -166,7 +178,7 @@ class Loop:
         state, schedule = self.state, self.recipe.schedule
         rate = self.plan.rate(state.step)
         for group in state.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         precision = PRECISION[schedule.precision]
         with torch.autocast(self.place.device.type, precision, enabled=precision != torch.float32):
             prediction = self.model(batch.images)
@@ -183,9 +195,9 @@ class Loop:
             nn.utils.clip_grad_norm_(state.model.parameters(), schedule.clip)
         state.scaler.step(state.optimiser)
         state.scaler.update()
-        if state.average:
-            state.average.update_parameters(state.model)
         state.step += 1
+        if state.average and (schedule.ema or self.plan.ends_cycle(state.step)):
+            state.average.update_parameters(state.model)
         return terms
 
     def _kept(self) -> str:

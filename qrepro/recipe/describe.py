@@ -28,9 +28,9 @@ def facts(recipe: Recipe) -> dict[str, Any]:
         image = torch.zeros(1, 3, height, width)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         pyramid = detector.neck(detector.backbone(image))
-        detector.head(pyramid)
+        levels = [tuple(level.shape[-2:]) for level in pyramid]
+        detector.head(pyramid, detector.prior(levels, detector.neck.strides, image.device))
     per_cell = recipe.prior.build(PRIORS).per_cell
-    levels = [tuple(level.shape[-2:]) for level in pyramid]
     return {
         "recipe": recipe.name,
         "profile": recipe.profile,

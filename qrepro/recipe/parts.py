@@ -53,6 +53,8 @@ class ClassLossPart(LossPart):
 
     by: Measure | None = None
     images: bool = False
+    score: Literal["class", "joint"] = "class"
+    padding: Literal["ignored", "negative"] = "ignored"
 
 
 class BoxLossPart(LossPart):
@@ -60,6 +62,7 @@ class BoxLossPart(LossPart):
 
     by: Measure | None = None
     floor: float = 1.0
+    unit: Literal["pixel", "side"] = "pixel"
 
 
 class QualityLossPart(LossPart):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from qrepro.postprocess import POSTPROCESSES
 from qrepro.quality import ESTIMATORS, Rule
 from qrepro.recipe.parts import BoxLossPart, ClassLossPart, Part, QualityLossPart, member
 from qrepro.represent import REPRESENTATIONS
+from qrepro.sampling import SAMPLERS
 from qrepro.target import CLASS_TARGETS
 
 IDENTITY = ("name", "profile", "overrides", "card", "score", "postprocess")  # decide nothing about training
@@ -71,11 +72,26 @@ class Data(Section):
         return self.classes if isinstance(self.classes, int) else len(self.classes)
 
 
+class Views(Section):
+    """Multi-scale testing: a picture is seen at each of these shorter sides, and mirrored, and suppressed as one.
+
+    long: what the longer side must not exceed.
+    """
+
+    short: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
+    long: int = Field(gt=0)
+    flip: bool = True
+
+
 class Picture(Section):
-    """From a picture file to the network's input. train, eval: transforms in order; pad: sides padded to a multiple."""
+    """From a picture file to the network's input. train, eval: transforms in order; pad: sides padded to a multiple.
+
+    views: of evaluation, in place of the size that `eval` gives.
+    """
 
     train: list[Annotated[Part, member(TRANSFORMS)]]
     eval: list[Annotated[Part, member(TRANSFORMS)]]
+    views: Views | None = None
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     pad: int = Field(32, gt=0)
@@ -92,8 +108,29 @@ class Losses(Section):
     count: Literal["images", "batch"] = "images"
 
 
+class Sampling(Section):
+    """Where features are read, if not in their own cell: by the last convolutions of the towers; by the estimate."""
+
+    towers: Annotated[Part, member(SAMPLERS)] | None = None
+    quality: Annotated[Part, member(SAMPLERS)] | None = None
+
+
+class First(Section):
+    """What trains the boxes before refinement. assign: their own matching, null for that of the final boxes.
+
+    rematch: the final boxes are matched on the first ones in place of the priors.
+    """
+
+    loss: Annotated[BoxLossPart, member(BOX_LOSSES)]
+    assign: Annotated[Part, member(ASSIGNERS)] | None = None
+    rematch: bool = False
+
+
 class Optimiser(Section):
-    """Optimiser. lr is meant for `lr_batch` images a step and is scaled linearly with the batch that is used."""
+    """Optimiser. lr is meant for `lr_batch` images a step and is scaled linearly with the batch that is used.
+
+    bias_lr, bias_decay: factors on learning rate and weight decay of biases, those of norms apart.
+    """
 
     kind: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(gt=0)
@@ -101,6 +138,8 @@ class Optimiser(Section):
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
+    bias_lr: float = 1.0
+    bias_decay: float = 1.0
 
 
 class Warmup(Section):
@@ -118,15 +157,46 @@ class Decay(Section):
     factor: float = 0.1
 
 
-class Schedule(Section):
-    """How long and how: exactly one of epochs and steps.
-
-    shorten: the whole schedule, warm-up and decay included, squeezed into so many steps; batch: images a step over all
-    processes; clip: L2 norm of the gradient, null for none; ema: decay of an averaged copy that is evaluated.
-    """
+class Length(Section):
+    """A length: exactly one of epochs and optimiser steps."""
 
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"needs exactly one of epochs and steps, got epochs {self.epochs} and steps {self.steps}")
+        return self
+
+
+class Averaging(Length):
+    """Stochastic weight averaging (arXiv 1803.05407; of detectors 2012.12645): so many cycles of this length.
+
+    They follow the schedule, and the mean of the weights at their ends is evaluated. The authors start them from the
+    best checkpoint with a new optimiser; here the run goes on, with its momentum.
+    lr: from the first to the second value in each cycle, meant for `lr_batch` images a step as the optimiser's is.
+    """
+
+    cycles: int = Field(gt=0)
+    lr: tuple[float, float]
+
+    @field_validator("lr")
+    @classmethod
+    def _falls(cls, lr: tuple[float, float]) -> tuple[float, float]:
+        if not lr[0] >= lr[1] > 0:
+            raise ValueError(f"needs two learning rates above 0, the second no higher than the first, got {list(lr)}")
+        return lr
+
+
+class Schedule(Length):
+    """How long and how.
+
+    shorten: the whole schedule, warm-up, decay and averaging included, squeezed into so many steps; batch: images a
+    step over all processes; clip: L2 norm of the gradient, null for none; ema: decay of an averaged copy that is
+    evaluated; average: further cycles whose averaged weights are evaluated.
+    """
+
     shorten: int | None = Field(None, gt=0)
     batch: int = Field(16, gt=0)
     optimiser: Optimiser
@@ -136,14 +206,19 @@ class Schedule(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     ema: float | None = Field(None, gt=0, lt=1)
+    average: Averaging | None = None
     checkpoint_every: int = Field(1000, gt=0)
     evaluate_every: int | None = Field(None, gt=0)
     log_every: int = Field(20, gt=0)
 
     @model_validator(mode="after")
-    def _one_length(self) -> Schedule:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"needs exactly one of epochs and steps, got epochs {self.epochs} and steps {self.steps}")
+    def _one_average(self) -> Self:
+        if self.average and self.ema:
+            raise ValueError("ema and average: only one averaged copy can be evaluated, set the other to null")
+        if self.average and self.shorten and self.shorten <= self.average.cycles:
+            raise ValueError(
+                f"shorten {self.shorten}: the schedule and {self.average.cycles} cycles of averaging need a step each"
+            )
         return self
 
 
@@ -162,9 +237,11 @@ class Recipe(Section):
     head: Annotated[Part, member(HEADS)]
     box: Annotated[Part, member(REPRESENTATIONS)]
     quality: Annotated[Part, member(ESTIMATORS)]
+    sampling: Sampling = Sampling()
     assign: Annotated[Part, member(ASSIGNERS)]
     target: Annotated[Part, member(CLASS_TARGETS)]
     loss: Losses
+    first: First | None = None
     score: str
     postprocess: Annotated[Part, member(POSTPROCESSES)]
     schedule: Schedule
@@ -174,13 +251,29 @@ class Recipe(Section):
     def _known_rule(cls, name: str) -> str:
         return Rule.parse(name).name
 
+    @property
+    def estimates(self) -> bool:
+        """Whether the detector has a quality estimate."""
+        return ESTIMATORS[self.quality.kind].estimates
+
     @model_validator(mode="after")
     def _quality_is_trained(self) -> Recipe:
         needs = Rule.parse(self.score).exponents[1] > 0
-        if needs and self.quality.kind == "none":
-            raise ValueError(f"score: {self.score} needs a quality estimate, but quality.kind is none")
-        if (self.quality.kind == "none") != (self.loss.quality is None):
-            raise ValueError("loss.quality and quality: a quality estimate needs its loss, and a loss its estimate")
+        if needs and not self.estimates:
+            raise ValueError(f"score: {self.score} needs a quality estimate, but quality.kind is {self.quality.kind}")
+        if self.estimates != (self.loss.quality is not None or self.loss.classes.score == "joint"):
+            raise ValueError(
+                "quality: an estimate needs its own loss (loss.quality) or a joint one (loss.class.score: joint), and "
+                f"these an estimate; quality.kind is {self.quality.kind}"
+            )
+        if (self.sampling.quality is not None) != ESTIMATORS[self.quality.kind].samples:
+            raise ValueError("sampling.quality: says where an estimate of kind sampled reads, and only that")
+        return self
+
+    @model_validator(mode="after")
+    def _first_is_trained(self) -> Recipe:
+        if bool(self.head.options.get("refine")) != (self.first is not None):
+            raise ValueError("first: head.refine needs the loss of the first boxes, and such a loss needs head.refine")
         return self
 
     def values(self) -> dict[str, Any]:
@@ -189,18 +282,21 @@ class Recipe(Section):
 
     @property
     def hash(self) -> str:
-        """Of all that decides what is trained: equal for two recipes that differ in name, ranking or logging only."""
-        values = self.values()
+        """Of all that decides what is trained: equal for two recipes that differ in name, ranking or logging only.
+
+        Keys whose value is null are left out, so that a new one in this schema changes no recipe that leaves it null.
+        """
+        values = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         for section, keys in OPERATIONAL.items():
             for key in keys:
-                del values[section][key]
+                values[section].pop(key, None)
         return _digest({k: v for k, v in values.items() if k not in IDENTITY})
 
     @property
     def model_hash(self) -> str:
         """Of what a checkpoint must fit: the network and its number of classes."""
         values = self.values()
-        parts = {k: values[k] for k in ("neck", "prior", "head", "box", "quality")}
+        parts = {k: values[k] for k in ("neck", "prior", "head", "box", "quality", "sampling")}
         backbone = {k: v for k, v in values["backbone"].items() if k not in HOW_IT_IS_TRAINED}
         return _digest({**parts, "backbone": backbone, "classes": self.data.class_count})
 

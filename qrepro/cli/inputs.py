@@ -1,0 +1,104 @@
+"""What the analyses are of: run folders, or the result files of any other detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.runs import Run
+    from analysis.samples import DetectionSet, Pairs
+    from analysis.truths import Truths
+
+
+def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
+    """Evaluated runs in the folders that were named, or in all of the results."""
+    from analysis.runs import find_runs
+
+    found = [run for path in paths or [results] for run in find_runs(path)]
+    runs = [run for run in found if run.evaluated]
+    if not runs:
+        where = ", ".join(str(path) for path in paths or [results])
+        raise ValueError(f"{where}: no evaluated run ({len(found)} without metrics.json); `qrepro eval` makes one")
+    return runs
+
+
+def foreign(
+    detections: list[Path] | None,
+    annotations: Path | None,
+    split: str | None,
+    classes: str | None,
+    runs: list[Path] | None = None,
+) -> Iterator[DetectionSet]:
+    """Detection sets of files."""
+    from analysis.detections import read_detections
+    from analysis.samples import DetectionSet
+    from analysis.truths import read_truths
+
+    if not detections or annotations is None or runs:
+        raise ValueError("--detections and --annotations belong together, and exclude run folders")
+    truths: Truths = read_truths(annotations, split, classes.split(",") if classes else None)
+    for path in detections:
+        yield DetectionSet(path.name, "as scored", truths, read_detections(path, truths))
+
+
+def sets(
+    runs: list[Path] | None,
+    detections: list[Path] | None,
+    annotations: Path | None,
+    split: str | None,
+    classes: str | None,
+    rules: list[str] | None,
+    results: Path,
+) -> Iterator[DetectionSet]:
+    """Detection sets of files where they were given, else of runs."""
+    from analysis.samples import detection_sets
+
+    if detections or annotations:
+        yield from foreign(detections, annotations, split, classes, runs)
+    else:
+        yield from detection_sets(chosen(runs, results), rules or [])
+
+
+def pairs_of(
+    runs: list[Path] | None,
+    detections: list[Path] | None,
+    annotations: Path | None,
+    split: str | None,
+    classes: str | None,
+    rules: list[str] | None,
+    over: str | None,
+    floor: float,
+    results: Path,
+) -> Iterator[Pairs]:
+    """Samples of estimate and true IoU."""
+    from analysis.samples import candidate_pairs, detection_pairs, positive_pairs
+
+    files = bool(detections or annotations)
+    over = over or ("detections" if files else "positives")
+    if over not in ("positives", "candidates", "detections") or (files and over != "detections"):
+        raise ValueError(f"--over {over}: allowed are {'' if files else 'positives, candidates, '}detections")
+    if over == "detections":
+        for found in sets(runs, detections, annotations, split, classes, rules, results):
+            yield detection_pairs(found, floor)
+        return
+    for run in chosen(runs, results):
+        yield positive_pairs(run) if over == "positives" else candidate_pairs(run, floor)
+
+
+def side(
+    path: Path, rule: str | None, annotations: Path | None, split: str | None, classes: str | None
+) -> list[tuple[Run | None, DetectionSet]]:
+    """One side of a comparison: a file, or the runs of one recipe and profile."""
+    from analysis.samples import detection_sets
+
+    if path.is_file():
+        if rule:
+            raise ValueError(f"{path}: a result file has no scoring rules, got {rule}")
+        return [(None, found) for found in foreign([path], annotations, split, classes)]
+    runs = chosen([path], path)
+    kinds = sorted({f"{run.recipe} on {run.profile}" for run in runs})
+    if len(kinds) > 1:
+        raise ValueError(f"{path}: holds {len(kinds)} recipes or profiles ({', '.join(kinds[:3])} ...); name one")
+    return list(zip(runs, detection_sets(runs, [rule] if rule else []), strict=True))
