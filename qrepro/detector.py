@@ -57,7 +57,7 @@ class Tower(nn.Sequential):
         layers: list[nn.Module] = []
         for index in range(convs):
             moves = deformable != "none" and index == convs - 1
-            conv = nn.Conv2d(width if index else inputs, width, 3, padding=1, bias=bias and not moves)
+            conv = nn.Conv2d(width if index else inputs, width, 3, padding=1, bias=bias)
             nn.init.normal_(conv.weight, std=std)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)

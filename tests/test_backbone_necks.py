@@ -41,11 +41,11 @@ def test_pafpn_by_hand(extra, relu):
     for level, conv in enumerate(neck.lateral):
         scaled(conv, 2, level)
     for level in range(3):
-        scaled(neck.inner[level][0], 3, 10 + level)
-        scaled(neck.output[level][0], -1, 30 + level)
+        scaled(neck.inner[level], 3, 10 + level)
+        scaled(neck.output[level], -1, 30 + level)
     for level in range(2):
-        scaled(neck.down[level][0], 5, 20 + level)
-        scaled(neck.extra[level][0], -4, level)
+        scaled(neck.down[level], 5, 20 + level)
+        scaled(neck.extra[level], -4, level)
     m5 = 2 * c5 + 2
     m4 = 2 * c4 + 1 + twice(m5, c4)
     m3 = 2 * c3 + twice(m4, c3)
@@ -65,14 +65,10 @@ def test_pafpn_without_its_second_path_is_fpn():
     features = [torch.randn(1, c, s, s) for c, s in ((8, 12), (16, 6), (24, 3))]
     fpn, pafpn = FPN((8, 16, 24), channels=4, extra="p5"), PAFPN((8, 16, 24), channels=4, extra="p5")
     state = {k.replace("output.", "inner."): v for k, v in fpn.state_dict().items()}
-    names = {
-        k: k if k.startswith("lateral") else k.replace(".weight", ".0.weight").replace(".bias", ".0.bias")
-        for k in state
-    }
-    pafpn.load_state_dict({names[k]: v for k, v in state.items()}, strict=False)
-    for conv, *_ in pafpn.down:
+    pafpn.load_state_dict(state, strict=False)
+    for conv in pafpn.down:
         nn.init.zeros_(conv.weight)
-    for conv, *_ in pafpn.output:
+    for conv in pafpn.output:
         nn.init.dirac_(conv.weight)
     for mine, theirs in zip(pafpn(features), fpn(features), strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -122,10 +118,12 @@ def test_deformable_outputs_begin_as_plain_ones_or_half_of_them(norm, version, f
     plain, moving = PAFPN((4, 4, 4), **values), PAFPN((4, 4, 4), **values, deformable=version)
     found = moving.load_state_dict(plain.state_dict(), strict=False)
     assert found.unexpected_keys == []
-    assert {k.partition(".offset.")[0] for k in found.missing_keys} == {f"output.{i}.0" for i in range(3)}
+    assert {k.partition(".offset.")[0] for k in found.missing_keys} == {
+        f"output.{i}" if norm == "none" else f"output.{i}.0" for i in range(3)
+    }
     assert sum(isinstance(m, Deformable) for m in moving.modules()) == 3
-    for conv, *_ in plain.output:
-        conv.weight.data *= factor
+    for level in plain.output:
+        (level if norm == "none" else level[0]).weight.data *= factor
     for mine, theirs in zip(moving(features), plain(features), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
@@ -162,8 +160,8 @@ def test_l2_norm_has_a_gradient_where_nothing_is():
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_l2_norm_of_half_precision(precision):
-    """300^2 is beyond float16; the sum of 4096 ones beyond bfloat16's whole numbers."""
-    x = torch.full((1, 4096, 1, 1), 300.0, dtype=precision)
+    """The norm is 64 x 2048 = 131072, beyond float16."""
+    x = torch.full((1, 4096, 1, 1), 2048.0, dtype=precision)
     y = L2Norm(4096, 32)(x)
     assert y.dtype == precision and (y == 0.5).all()  # 32 / sqrt(4096)
 
@@ -211,6 +209,15 @@ def test_ssd_maps_by_hand(size, sides, places):
 )
 def test_parameters_of_ssd_extra(size, count):
     assert sum(p.numel() for p in SSDExtra((512, 1024), size=size).parameters()) == count
+
+
+def test_first_weights_of_ssd_extra():
+    """Xavier: variance 2 / (inputs + outputs), of 1 and 9 taps."""
+    torch.manual_seed(0)
+    first, _, second, _ = SSDExtra((512, 1024)).extra[0]
+    assert first.weight.var().item() == pytest.approx(2 / (1024 + 256), rel=0.02)
+    assert second.weight.var().item() == pytest.approx(2 / (9 * 256 + 9 * 512), rel=0.02)
+    assert not first.bias.any() and not second.bias.any()
 
 
 def test_ssd_refuses_what_it_cannot_use():

@@ -31,7 +31,7 @@ def sample(height, width, boxes, labels=None):
     ],
 )
 def test_resize_keeps_the_ratio(height, width, short, long, expected):
-    assert Resize(short=short, long=long).size(height, width, short) == expected
+    assert Resize(short=short, long=long).size(height, width, short, long) == expected
     assert Resize(short=short, long=long)(sample(height, width, [])).image.shape == (3, *expected)
 
 

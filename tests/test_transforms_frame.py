@@ -51,8 +51,8 @@ def offered(*windows):
 
 @st.composite
 def scenes(draw):
-    """A coded sample of 20 to 120 pixels with up to four boxes of whole coordinates, some sharing edges, and a seed."""
-    height, width = draw(st.integers(20, 120)), draw(st.integers(20, 120))
+    """A coded sample of 20 to 60 pixels with up to four boxes of whole coordinates, some sharing edges, and a seed."""
+    height, width = draw(st.integers(20, 60)), draw(st.integers(20, 60))
     boxes = []
     for _ in range(draw(st.integers(0, 4))):
         x1, x2 = sorted(draw(st.lists(st.integers(0, width), min_size=2, max_size=2, unique=True)))
@@ -65,7 +65,7 @@ def scenes(draw):
 # --- zoom_out
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scenes())
 def test_zoom_out_puts_picture_and_boxes_at_one_place(before):
     height, width = before.image.shape[-2:]
@@ -116,7 +116,7 @@ def test_zoom_out_ends_boxes_where_their_picture_ends():
 # --- crop_iou
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(scenes(), st.integers(1, 5))
 def test_crop_iou_constraint_and_rule_of_centres(before, mode):
     least = CropIoU().overlap[mode - 1]
@@ -134,7 +134,7 @@ def test_crop_iou_constraint_and_rule_of_centres(before, mode):
     assert after.labels.tolist() == [label for label, kept in zip(before.labels.tolist(), inside, strict=True) if kept]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(scenes(), st.sampled_from([(0.5, 2), (0.4, 0.8), (1.3, 2.5)]))
 def test_crop_iou_sizes_and_ratios(before, aspect):
     with looking_for(ANY, WHOLE):
@@ -249,7 +249,7 @@ def test_crop_iou_of_a_picture_without_boxes():
 # --- crop
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(scenes())
 def test_crop_clips_boxes_to_what_it_shows(before):
     after = Crop(probability=1)(before)

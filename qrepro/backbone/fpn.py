@@ -15,16 +15,25 @@ class FPN(nn.Module):
     """Feature pyramid (arXiv 1612.03144) P3-P5 with two stride-2 levels P6, P7 on top (RetinaNet, section 4).
 
     extra: what P6 is computed from, `c5` (RetinaNet) or `p5` (FCOS, GFL); relu: a ReLU between P6 and P7.
+    norm: after every convolution, `none`, or `group` normalisation in `groups` groups (RepPoints' code).
     """
 
     def __init__(
-        self, inputs: tuple[int, ...], *, channels: int = 256, extra: Literal["c5", "p5"] = "c5", relu: bool = False
+        self,
+        inputs: tuple[int, ...],
+        *,
+        channels: int = 256,
+        extra: Literal["c5", "p5"] = "c5",
+        relu: bool = False,
+        norm: Literal["none", "group"] = "none",
+        groups: int = 32,
     ) -> None:
         super().__init__()
-        self.lateral = laterals(inputs, channels)
-        self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in inputs)
+        normed = groups if norm == "group" else None
+        self.lateral = laterals(inputs, channels, normed)
+        self.output = nn.ModuleList(convolution(channels, channels, 3, 1, normed) for _ in inputs)
         first = inputs[-1] if extra == "c5" else channels
-        self.extra = nn.ModuleList(nn.Conv2d(c, channels, 3, stride=2, padding=1) for c in (first, channels))
+        self.extra = nn.ModuleList(convolution(width, channels, 3, 2, normed) for width in (first, channels))
         self.channels, self.source, self.relu = channels, extra, relu
         self.strides = tuple(8 * 2**i for i in range(len(inputs) + len(self.extra)))
         xavier(self)
@@ -59,24 +68,22 @@ class PAFPN(nn.Module):
         deformable: Literal["none", "v1", "v2"] = "none",
     ) -> None:
         super().__init__()
-
-        def convolution(width: int, stride: int = 1) -> nn.Sequential:
-            conv = nn.Conv2d(width, channels, 3, stride=stride, padding=1, bias=norm == "none")
-            return nn.Sequential(conv, *([nn.GroupNorm(groups, channels)] if norm == "group" else []))
-
+        normed = groups if norm == "group" else None
         self.lateral = laterals(inputs, channels)
-        self.inner = nn.ModuleList(convolution(channels) for _ in inputs)
-        self.down = nn.ModuleList(convolution(channels, 2) for _ in inputs[1:])
-        self.output = nn.ModuleList(convolution(channels) for _ in inputs)
+        self.inner = nn.ModuleList(convolution(channels, channels, 3, 1, normed) for _ in inputs)
+        self.down = nn.ModuleList(convolution(channels, channels, 3, 2, normed) for _ in inputs[1:])
+        self.output = nn.ModuleList(convolution(channels, channels, 3, 1, normed) for _ in inputs)
         first = inputs[-1] if extra == "c5" else channels
-        self.extra = nn.ModuleList(convolution(width, 2) for width in (first, channels))
+        self.extra = nn.ModuleList(convolution(width, channels, 3, 2, normed) for width in (first, channels))
         self.channels, self.source, self.relu = channels, extra, relu
         self.strides = tuple(8 * 2**i for i in range(len(inputs) + len(self.extra)))
         xavier(self)
         if deformable != "none":  # only now: its offset layers must stay at zero
-            for level in self.output:
-                assert isinstance(level, nn.Sequential) and isinstance(level[0], nn.Conv2d)
-                level[0] = Deformable(level[0], modulated=deformable == "v2")
+            for number, level in enumerate(self.output):
+                if isinstance(level, nn.Conv2d):
+                    self.output[number] = Deformable(level, modulated=deformable == "v2")
+                elif isinstance(level, nn.Sequential) and isinstance(level[0], nn.Conv2d):
+                    level[0] = Deformable(level[0], modulated=deformable == "v2")
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """[N3, ..., N7], each (B, channels, H, W), of [C3, C4, C5]."""
@@ -87,9 +94,15 @@ class PAFPN(nn.Module):
         return [*pyramid, *upward(self.extra, features[-1] if self.source == "c5" else pyramid[-1], self.relu)]
 
 
-def laterals(inputs: Iterable[int], channels: int) -> nn.ModuleList:
+def laterals(inputs: Iterable[int], channels: int, groups: int | None = None) -> nn.ModuleList:
     """1x1 convolutions from the widths of a backbone's maps to one width."""
-    return nn.ModuleList(nn.Conv2d(width, channels, 1) for width in inputs)
+    return nn.ModuleList(convolution(width, channels, 1, 1, groups) for width in inputs)
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int, groups: int | None) -> nn.Conv2d | nn.Sequential:
+    """A convolution; with `groups`, without bias and with group normalisation behind it."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=groups is None)
+    return conv if groups is None else nn.Sequential(conv, nn.GroupNorm(groups, outputs))
 
 
 def top_down(lateral: nn.ModuleList, features: list[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ import typer
 
 from qrepro.cli import options as o
 
-RECIPES = ("gfl/atss_none", "gfl/atss_iou")  # learn the painted set in minutes; RetinaNet needs longer for as much
+RECIPES = ("gfl/atss_none", "gfl/atss_iou", "gflv2/gflv2")  # learn the painted set in minutes; RetinaNet needs longer for as much
 ALPHAS = ["0.1:0.9:0.1"]
 
 
@@ -18,7 +18,7 @@ def demo(
     data: o.DataDir = None,
     device: o.Device = None,
 ) -> None:
-    """Make data, train ATSS without and with an IoU branch, evaluate with the oracle, write tables, report."""
+    """Make data, train ATSS without and with an IoU branch and GFLv2, evaluate with the oracle, write tables, report."""
     from analysis.figures import figures
     from analysis.report import build_report
     from analysis.runs import load_run

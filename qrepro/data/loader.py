@@ -58,9 +58,8 @@ class Pictures(Dataset[tuple[Sample, int, tuple[int, int]]]):
     def __init__(
         self, annotations: Annotations, transforms: Sequence[Transform], normalise: Normalise, cache: bool
     ) -> None:
-        fixed = isinstance(transforms[0], ResizeExact) or (
-            isinstance(transforms[0], Resize) and isinstance(transforms[0].short, int)
-        )
+        first = transforms[0]
+        fixed = isinstance(first, ResizeExact) or (isinstance(first, Resize) and first.fixed)
         self.annotations = annotations
         # Only what comes out the same every time may be kept: the decoded picture and a fixed first resize.
         self.first = Compose(transforms=transforms[:1] if fixed else ())

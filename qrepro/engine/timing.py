@@ -178,8 +178,8 @@ def evaluation_size(recipe: Recipe) -> Size:
         if isinstance(transform, ResizeExact):
             return transform.height, transform.width
         if isinstance(transform, Resize):
-            short = transform.short if isinstance(transform.short, int) else max(transform.short)
-            return short, transform.long
+            largest = [side if isinstance(side, int) else max(side) for side in (transform.short, transform.long)]
+            return largest[0], largest[1]
     raise ValueError(f"recipe {recipe.name}: its evaluation does not resize, so a size must be given")
 
 

@@ -17,34 +17,37 @@ class Resize:
         short: the short side in pixels; two numbers are a range, from which one is drawn for each sample, each whole
             number in it (both ends included) as likely as the others.
         long: what the long side must not exceed, in pixels; where it would, the short side becomes less than `short`.
+            A range as of `short`, drawn for itself; should it turn out the smaller of the two, they change places.
     """
 
     short: int | Sequence[int]
-    long: int
+    long: int | Sequence[int]
 
     def __post_init__(self) -> None:
-        shorts = self._range()
-        if len(shorts) != 2 or shorts[0] < 1 or shorts[0] > shorts[1] or self.long < shorts[1]:
+        shorts, longs = _range(self.short), _range(self.long)
+        sound = all(len(ends) == 2 and 1 <= ends[0] <= ends[1] for ends in (shorts, longs))
+        if not sound or longs[1] < shorts[1]:
             raise ValueError(
                 f"resize short {self.short}, long {self.long}: allowed are a positive `short` or a range "
                 "[low, high] of them, and `long` not below it"
             )
 
+    @property
+    def fixed(self) -> bool:
+        """Whether nothing is drawn."""
+        return isinstance(self.short, int) and isinstance(self.long, int)
+
     def __call__(self, sample: Sample) -> Sample:
-        """Draw the short side where it is a range, and scale."""
-        low, high = self._range()
-        short = low if low == high else whole(low, high)
+        """Draw the sides where they are ranges, and scale."""
+        ranges = _range(self.short), _range(self.long)
+        short, long = (low if low == high else whole(low, high) for low, high in ranges)
         height, width = sample.image.shape[-2:]
-        return _resized(sample, *self.size(height, width, short))
+        return _resized(sample, *self.size(height, width, min(short, long), max(short, long)))
 
-    def size(self, height: int, width: int, short: int) -> tuple[int, int]:
-        """New (height, width) in pixels of a picture whose short side is to become `short`."""
-        scale = min(short / min(height, width), self.long / max(height, width))
+    def size(self, height: int, width: int, short: int, long: int) -> tuple[int, int]:
+        """New (height, width) in pixels of a picture whose short side is to become `short`, its long at most `long`."""
+        scale = min(short / min(height, width), long / max(height, width))
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-    def _range(self) -> tuple[int, ...]:
-        """Lowest and highest short side."""
-        return (self.short, self.short) if isinstance(self.short, int) else tuple(self.short)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,11 @@ class ResizeExact:
     def __call__(self, sample: Sample) -> Sample:
         """Scale."""
         return _resized(sample, self.height, self.width)
+
+
+def _range(side: int | Sequence[int]) -> tuple[int, ...]:
+    """Lowest and highest of a side."""
+    return (side, side) if isinstance(side, int) else tuple(side)
 
 
 def _resized(sample: Sample, height: int, width: int) -> Sample:
