@@ -108,8 +108,8 @@ class Head(nn.Module):
         last_norm: bool = True,
     ) -> None:
         super().__init__()
-        if sampler and (per_cell != 1 or convs < 2):
-            raise ValueError(f"sampling.towers: needs one prior a cell and 2 convs, here are {per_cell} and {convs}")
+        if sampler and (per_cell != 1 or convs < 1):
+            raise ValueError(f"sampling.towers: needs one prior a cell and a convolution, here {per_cell} and {convs}")
         if refine and not sampler:
             raise ValueError("head.refine: boxes are refined at points, and sampling.towers says of none")
         self.classes, self.per_cell, self.box, self.quality_on = classes, per_cell, box, quality_on
@@ -117,14 +117,15 @@ class Head(nn.Module):
         plain = convs - 1 if sampler else convs
         rest = normed, bias == "always" or normed is None, tower_std, deformable
         self.cls_tower, self.box_tower = Tower(inputs, width, plain, *rest), Tower(inputs, width, plain, *rest)
-        self.sampler = sampler(width) if sampler else None
+        before = width if plain else inputs
+        self.sampler = sampler(before) if sampler else None
         if self.sampler is not None:
             own = normed if last_norm else None
-            self.box_last = Tower(width, width, 1, own, bias == "always" or own is None, tower_std)
-            self.cls_at = layer_at(self.sampler, width, width)
+            self.box_last = Tower(before, width, 1, own, bias == "always" or own is None, tower_std)
+            self.cls_at = layer_at(self.sampler, before, width, tower_std)
         self.refine = refine
         if refine:
-            self.refine_at = layer_at(self.sampler, width, width)
+            self.refine_at = layer_at(self.sampler, before, width, tower_std)
             self.refine_out = _out(width, box.channels, kernel)
             self.refine_scales = _ones(levels if scales else 0)
         self.quality = quality(Place(width, per_cell, box.channels, reader))

@@ -126,10 +126,10 @@ class ConvAt(nn.Module):
 
     grid: Tensor
 
-    def __init__(self, inputs: int, outputs: int, shape: tuple[int, int]) -> None:
+    def __init__(self, inputs: int, outputs: int, shape: tuple[int, int], std: float = 0.01) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, *shape))
-        nn.init.normal_(self.weight, std=0.01)
+        nn.init.normal_(self.weight, std=std)
         rows, columns = shape
         # Two cells apart, a grid of any shape has a middle on the cell, so that the output has the size of the input.
         self.padding = rows - 1, columns - 1
@@ -149,12 +149,12 @@ class ExtremeAt(nn.Module):
     memory at outputs / inputs of it.
     """
 
-    def __init__(self, inputs: int, outputs: int, shape: tuple[int, int]) -> None:
+    def __init__(self, inputs: int, outputs: int, shape: tuple[int, int], std: float = 0.01) -> None:
         super().__init__()
         self.shape = shape
         rows = [nn.Conv2d(inputs, outputs, 1, bias=False) for _ in range(shape[0])]
         for row in rows:
-            nn.init.normal_(row.weight, std=0.01)
+            nn.init.normal_(row.weight, std=std)
         self.rows = nn.ModuleList(rows)
 
     def forward(self, features: Tensor, points: Tensor) -> Tensor:
@@ -163,9 +163,9 @@ class ExtremeAt(nn.Module):
         return sum((read(row(features), at).amax(2) for row, at in zip(self.rows, rows, strict=True)), torch.zeros(()))
 
 
-def layer_at(sampler: Any, inputs: int, outputs: int) -> nn.Module:
-    """What reads features at the points of a sampler."""
-    return (ExtremeAt if sampler.extreme else ConvAt)(inputs, outputs, sampler.shape)
+def layer_at(sampler: Any, inputs: int, outputs: int, std: float = 0.01) -> nn.Module:
+    """What reads features at the points of a sampler; std: of its first weights."""
+    return (ExtremeAt if sampler.extreme else ConvAt)(inputs, outputs, sampler.shape, std)
 
 
 class Reader(nn.Module):
