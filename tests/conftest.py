@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from qrepro.data.shapes import make_shapes
+
 GOLDEN = Path(__file__).parent / "golden"
 torch.set_num_threads(2)
 
@@ -22,6 +24,14 @@ def golden():
             return {k: torch.from_numpy(file[k]) for k in file.files if file[k].dtype.kind in "fi"}
 
     return load
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A small painted data set: 12 training and 6 validation pictures."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(root, train=12, val=6)
+    return root
 
 
 def shared_data(name: str) -> Path:

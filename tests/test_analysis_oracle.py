@@ -2,9 +2,10 @@
 
 import math
 
+import pandas as pd
 import pytest
 
-from analysis.oracle import alpha_rows, best_rows, oracle_gain, parse_rule, reranked
+from analysis.oracle import alpha_rows, best_rows, fused, oracle_gain, parse_rule, reranked
 from test_analysis_ap import make_detections, make_truths
 
 RULES = {
@@ -127,3 +128,12 @@ def test_reranking_by_hand():
     assert "power-0.5" not in [about["rule"] for about, _ in reranked(truths, partly, [0.5])]
     with pytest.raises(ValueError, match=r"needs \[0, 1\]"):
         list(reranked(truths, found.assign(score=[3.0, 1.0])))
+
+
+def test_fused_scores_by_hand():
+    boxes = pd.DataFrame({"class_score": [0.25, 0.5], "quality": [0.64, float("nan")]})
+    assert fused(boxes, "class").tolist() == [0.25, 0.5]
+    assert fused(boxes, "product")[0] == pytest.approx(0.16) and math.isnan(fused(boxes, "product")[1])
+    assert fused(boxes, "power-0.5")[0] == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="not a prediction"):
+        fused(boxes, "oracle-product")

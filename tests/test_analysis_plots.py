@@ -24,6 +24,7 @@ from analysis.oracle import alpha_rows
 from analysis.plots import (
     ap_by_threshold,
     ap_vs_alpha,
+    before_and_after,
     class_vs_iou_score,
     correlation_by_group,
     difference_interval,
@@ -38,6 +39,7 @@ from analysis.plots import (
     reliability,
     score_vs_iou,
     side_distributions,
+    speed_accuracy,
     target_histogram,
     top1_vs_iou,
 )
@@ -700,3 +702,32 @@ def test_side_distributions_stand_at_the_pixels_they_mean():
         side_distributions(np.zeros((6, 9, 3)), [1, 2, 3, 4], (4, 3), (1, 1), {"left": [1.0]})
     with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
         side_distributions(np.zeros((6, 9)), [1, 2, 3, 4], (4, 3), (1, 1), sides)
+
+
+def test_speed_is_time_per_picture_and_the_variants_of_a_model_are_one_line():
+    plot = speed_accuracy({"a": (["big", "small"], [10, 20], [45.0, 40.0]), "b": (["one"], [25], [41.0])})
+    assert plot.points["ms"].tolist() == [50, 100, 40]  # in order of time
+    assert plot.points["variant"].tolist() == ["small", "big", "one"]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in plot.figure.axes[0].lines}
+    assert drawn == {"a": [[50, 40], [100, 45]], "b": [[40, 41]]}
+    with pytest.raises(ValueError, match="must be positive"):
+        speed_accuracy({"a": (["x"], [0.0], [40.0])})
+
+
+def test_the_best_boxes_before_and_after_suppression_are_named_with_their_scores():
+    names = ["x1", "y1", "x2", "y2", "score", "iou"]
+    before = pd.DataFrame([[n, n, 40 + n, 30 + n, n / 10, 1 - n / 10] for n in range(1, 7)], columns=names)
+    plot = before_and_after(np.zeros((60, 90, 3), np.uint8), [[5, 5, 45, 35]], before, before.iloc[3:4])
+    assert plot.points.groupby("panel")["rank"].max().to_dict() == {"before": 6, "after": 1}
+    labels = [label for ax in plot.figure.axes for label in ax.get_legend_handles_labels()[1]]
+    assert sorted(labels) == [
+        "after 1: score 0.40, IoU 0.60",
+        "before 1: score 0.60, IoU 0.40",
+        "before 2: score 0.50, IoU 0.50",
+        "before 3: score 0.40, IoU 0.60",
+        "before 4: score 0.30, IoU 0.70",
+    ]
+    first = next(line for line in plot.figure.axes[0].lines if str(line.get_label()).startswith("before 1"))
+    assert first.get_xydata()[[0, 2]].tolist() == [[6, 6], [46, 36]]
+    with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
+        before_and_after(np.zeros((6, 9)), [[1, 2, 3, 4]], before, before)

@@ -424,8 +424,10 @@ BOXES = {
 def test_sides_that_a_sampler_sees_are_those_of_the_decoded_box(name, centre):
     head = wild(Head(12, CLASSES, 1, BOXES[name], NoQuality, 5, Spy, convs=2, width=WIDTH))
     priors = Points(scale=4.0, centre=centre)(SHAPES, STRIDES, CPU)
-    prediction = head(pyramid(), priors)
+    prediction = head(features := pyramid(), priors)
     assert prediction.first is None
+    for x, (given, _, _) in zip(features, head.sampler.seen, strict=True):  # those that the box comes from
+        torch.testing.assert_close(given, head.box_tower(x))
     seen = torch.cat([rows(sides) for _, _, sides in head.sampler.seen], 1)
     torch.testing.assert_close(seen, sides_of(prediction.decode(), priors), rtol=1e-4, atol=1e-3)
     raw = torch.cat([rows(raw) for _, raw, _ in head.sampler.seen], 1)
@@ -475,6 +477,39 @@ def test_refinement_gives_no_gradient_to_the_first_box_but_through_the_points():
     assert slopes[2].abs().max() > 0 and slopes[3].abs().max() > 0
     slopes = torch.autograd.grad(prediction.first.square().sum(), given, allow_unused=True)
     assert slopes[2] is None and all(slope.abs().max() > 0 for slope in (slopes[0], slopes[1], slopes[3]))
+
+
+def test_a_single_convolution_stands_on_the_pyramid_itself():
+    """With channels of its own: both branches read the features at the points, the first box comes from one layer."""
+    options = {"convs": 1, "width": WIDTH, "refine": True}
+    head = wild(Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, Star, **options))
+    p = dict(head.named_parameters())
+    assert {name.split(".")[0] for name in p} == {
+        *("box_last", "box_out", "cls_at", "cls_out", "refine_at", "refine_out"),
+    }
+    priors = PRIORS["vfnet"](SHAPES, STRIDES, CPU)
+    prediction = head(features := pyramid(), priors)
+    expected = [[], [], []]
+    for x, stride in zip(features, STRIDES, strict=True):
+        first = conv(conv(x, p, "box_last.0").relu(), p, "box_out")
+        left, top, right, bottom = (8 * first.exp()).unbind(1)
+        none = torch.zeros_like(left)
+        ys, xs = (-top, none, bottom), (-left, none, right)
+        offset = torch.stack([axis for y in ys for x in xs for axis in (y, x)], 1) - GRID
+        cls, box = (deform_conv2d(x, offset, p[f"{name}_at.weight"], padding=1).relu() for name in ("cls", "refine"))
+        for output, maps in zip(
+            expected, (conv(cls, p, "cls_out"), first, first + conv(box, p, "refine_out")), strict=True
+        ):
+            output.append(rows(maps))
+    for mine, theirs in zip((prediction.cls, prediction.first, prediction.raw), expected, strict=True):
+        assert_near(mine, torch.cat(theirs, 1))
+
+
+def test_the_first_weights_of_layers_at_points_are_as_wide_as_the_towers():
+    torch.manual_seed(0)
+    head = Head(64, CLASSES, 1, LogDistance(), NoQuality, 5, Star, convs=2, width=64, refine=True, tower_std=0.05)
+    for layer in (head.cls_tower[0], head.box_tower[0], head.box_last[0], head.cls_at, head.refine_at):
+        assert layer.weight.std().item() == pytest.approx(0.05, rel=0.05)
 
 
 # Heads without a sampler, and what an estimate adds
@@ -538,7 +573,7 @@ def test_composed_statistics_are_more_features_of_the_class_layer():
     "per_cell, sampler, options, message",
     [
         (2, Star, {}, r"sampling\.towers"),
-        (1, Star, {"convs": 1}, r"sampling\.towers"),
+        (1, Star, {"convs": 0}, r"sampling\.towers"),
         (1, None, {"refine": True}, r"head\.refine"),
     ],
 )

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from qrepro.data.loader import Steps, in_order
-from qrepro.data.shapes import make_shapes
 from qrepro.engine.checkpoint import load as load_checkpoint
 from qrepro.engine.checkpoint import restore_detector
 from qrepro.engine.run import Run
@@ -36,13 +35,6 @@ TINY = [
     "head.convs=1",
     "head.groups=4",
 ]
-
-
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(root, train=12, val=6)
-    return root
 
 
 def tiny(*more: str, name: str = "grad_r50"):

@@ -9,7 +9,11 @@ import typer
 
 from qrepro.cli import options as o
 
-RECIPES = ("gfl/atss_none", "gfl/atss_iou", "gflv2/gflv2")  # learn the painted set in minutes; RetinaNet needs longer for as much
+RECIPES = (
+    "gfl/atss_none",
+    "gfl/atss_iou",
+    "gflv2/gflv2",
+)  # learn the painted set in minutes; RetinaNet needs longer for as much
 ALPHAS = ["0.1:0.9:0.1"]
 
 
