@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qrepro.backbone import FPN, Deformable, Residual
+from qrepro.backbone import FPN, Backbone, Deformable
 from qrepro.boxes import Priors
 from qrepro.quality import Estimator, Place
 from qrepro.represent import BoxRepresentation
@@ -199,11 +199,11 @@ def _ones(count: int) -> nn.ParameterList:
 class Detector(nn.Module):
     """Image in, dense predictions out. Every member is a part that the recipe names."""
 
-    backbone: Residual
+    backbone: Backbone
     neck: FPN
     head: Head
 
-    def __init__(self, backbone: Residual, neck: FPN, head: Head, prior: Any) -> None:
+    def __init__(self, backbone: Backbone, neck: FPN, head: Head, prior: Any) -> None:
         super().__init__()
         self.backbone, self.neck, self.head, self.prior = backbone, neck, head, prior
 

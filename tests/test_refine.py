@@ -490,7 +490,7 @@ def test_a_single_convolution_stands_on_the_pyramid_itself():
     priors = PRIORS["vfnet"](SHAPES, STRIDES, CPU)
     prediction = head(features := pyramid(), priors)
     expected = [[], [], []]
-    for x, stride in zip(features, STRIDES, strict=True):
+    for x in features:
         first = conv(conv(x, p, "box_last.0").relu(), p, "box_out")
         left, top, right, bottom = (8 * first.exp()).unbind(1)
         none = torch.zeros_like(left)

@@ -17,10 +17,11 @@ from qrepro.data.loader import Steps, in_order
 from qrepro.engine.checkpoint import load as load_checkpoint
 from qrepro.engine.checkpoint import restore_detector
 from qrepro.engine.run import Run
-from qrepro.engine.schedule import Plan
+from qrepro.engine.schedule import Plan, make_optimiser
 from qrepro.engine.train import Diverged, Loop, Stopped, train
 from qrepro.objective import Objective
 from qrepro.recipe import resolve
+from qrepro.recipe.build import build_detector
 
 TINY = [
     "image.train=[{kind: resize, short: 64, long: 80}, {kind: flip}]",
@@ -399,3 +400,27 @@ def test_averaging_is_shortened_in_proportion_to_at_least_a_step_a_cycle(total, 
     if total == 150:
         assert plan.rate(79) == pytest.approx(0.01) and plan.rate(80) == pytest.approx(0.001)
         assert plan.rate(125) == pytest.approx(0.00505)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_biases_have_their_own_rate_and_decay_but_not_those_of_norms(kind):
+    recipe = tiny(f"schedule.optimiser={{kind: {kind}, lr: 0.01, bias_lr: 2, bias_decay: 0}}")
+    model = build_detector(recipe)
+    rest, biases = make_optimiser(recipe.schedule, model).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(parameter)] for parameter in biases["params"]}
+    assert {"head.cls_out.bias", "head.quality.conv.bias", "neck.lateral.0.bias"} <= found
+    assert all(name.endswith(".bias") for name in found)
+    assert not any("bn" in name or "cls_tower.1." in name for name in found)
+    assert len(found) + len(rest["params"]) == len(names)
+    decay = recipe.schedule.optimiser.weight_decay
+    assert (rest["factor"], rest["weight_decay"]) == (1, decay) and (biases["factor"], biases["weight_decay"]) == (2, 0)
+
+
+def test_the_rate_of_a_step_is_the_plan_s_times_the_group_s(shapes, tmp_path):
+    recipe = tiny("schedule.optimiser.bias_lr=2", "schedule.ema=null")
+    run = Run(tmp_path / "run")
+    train(recipe, shapes, run, device="cpu")
+    groups = load_checkpoint(run.last)["optimiser"]["param_groups"]
+    logged = run.log.read_text().splitlines()[-1]
+    assert [group["lr"] / json.loads(logged)["lr"] for group in groups] == pytest.approx([1, 2])
