@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from qrepro.cli import analyze, benchmark, data, demo, evaluate, recipes, rescore, tables, train
+from qrepro.cli import analyze, benchmark, data, demo, evaluate, recipes, reproduce, rescore, tables, train
 from qrepro.cli.failure import guarded
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("rescore")(rescore.rescore)
 app.add_typer(analyze.app, name="analyze")
 app.command("benchmark")(benchmark.benchmark)
+app.command("reproduce")(reproduce.reproduce)
 app.command("tables")(tables.tables)
 app.command("report")(tables.report)
 

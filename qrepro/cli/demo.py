@@ -22,27 +22,22 @@ def demo(
     data: o.DataDir = None,
     device: o.Device = None,
 ) -> None:
-    """Make data, train ATSS without and with an IoU branch and GFLv2, evaluate with the oracle, write tables, report."""
+    """Make data, train ATSS without and with an IoU branch, and GFLv2; evaluate with the oracle, write tables, report."""
     from analysis.figures import figures
     from analysis.report import build_report
     from analysis.runs import load_run
     from analysis.summary import headline_rows
     from qrepro.cli import show
-    from qrepro.cli.evaluate import evaluate_choice
+    from qrepro.cli.evaluate import asked_rules
+    from qrepro.cli.reproduce import carry_out
     from qrepro.cli.tables import write_tables
-    from qrepro.cli.train import train_choice
     from qrepro.data.shapes import make_shapes
 
     choices = [o.choose(name, "shapes", data=data, out=out) for name in RECIPES]
     make_shapes(choices[0].data)
     for choice in choices:
-        if choice.run.finished(choice.recipe, choice.seed):
-            show.console.print(f"{choice.recipe.name}: already trained, {choice.run.path}", soft_wrap=True)
-        else:
-            resume = choice.run.resumable(choice.recipe, choice.seed)
-            train_choice(choice, resume=resume, overwrite=not resume, device=device)
-        if not choice.run.judged():
-            evaluate_choice(choice, oracle=True, alphas=ALPHAS, device=device)
+        rules = asked_rules(choice.recipe.estimates, choice.recipe.score, oracle=True, alphas=ALPHAS, names=[])
+        carry_out(choice, [rule.name for rule in rules], device=device)
     runs = [load_run(choice.run.path) for choice in choices]
     for stem, drawn in figures(runs).items():
         drawn.save(out / "figures" / stem)
