@@ -12,8 +12,9 @@ from PIL import Image
 
 from qrepro.cli import main
 from qrepro.cli.evaluate import asked_rules
-from qrepro.cli.options import numbers
-from qrepro.data.shapes import make_shapes
+from qrepro.cli.options import choose, numbers
+from qrepro.cli.reproduce import carry_out, plan
+from qrepro.cli.tables import table_files
 from test_train import TINY
 
 SETTINGS = [part for change in TINY for part in ("--set", change)]
@@ -27,11 +28,9 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
     return int(left.value.code or 0), out, err
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(root, train=12, val=6)
-    return root
+@pytest.fixture(scope="session")
+def data(shapes) -> Path:
+    return shapes
 
 
 @pytest.fixture(scope="module")
@@ -333,3 +332,35 @@ def test_listing_commands_print_json(capsys, data):
     assert facts["parameters"] == 37_968_692 and facts["priors a cell"] == 9
     code, out, _ = run(capsys, "data", "check", data, "--json")
     assert code == 0 and [r["images"] for r in json.loads(out)] == [12, 6]
+
+
+def test_the_plan_of_a_table_has_each_model_once(tmp_path):
+    trainings = plan(table_files("vfnet/oracle"), "shapes", [], [0, 1], None, tmp_path)
+    assert [(t.choice.recipe.name, t.choice.seed) for t in trainings] == [
+        ("vfnet/fcos_atss", 0),
+        ("vfnet/fcos_atss", 1),
+    ]
+    assert len(trainings[0].rows) == len(trainings[0].rules) == 9 and "oracle-class_iou-class" in trainings[0].rules
+    (one,) = plan(table_files("gflv2/table2"), "shapes", ["k4-p64", "k4-p64-again"], [0], None, tmp_path)
+    assert (one.rows, one.rules) == (["k4-p64", "k4-p64-again"], ["product"])
+    with pytest.raises(ValueError, match=r"--rows k4-p65: .*did you mean 'k4-p64'"):
+        plan(table_files("gflv2/table2"), "shapes", ["k4-p65"], [0], None, tmp_path)
+
+
+def test_what_a_table_needs_is_done_once_and_rules_are_added(data, tmp_path, capsys):
+    overrides = list(TINY)
+    choice = choose("vfnet/fcos_atss", "shapes", overrides, data=data, out=tmp_path)
+    carry_out(choice, ["product"])
+    first = choice.run.last.stat().st_mtime_ns
+    judged = (choice.run.path / "metrics.json").stat().st_mtime_ns
+    assert choice.run.rules() == ["product"]
+    carry_out(choice, ["product"])
+    assert (choice.run.path / "metrics.json").stat().st_mtime_ns == judged
+    carry_out(choice, ["oracle-class-class"])
+    assert choice.run.last.stat().st_mtime_ns == first and "already trained" in capsys.readouterr().out
+    assert choice.run.rules() == ["oracle-class-class", "product"]
+
+
+def test_reproduce_says_what_it_would_do(capsys, tmp_path):
+    code, out, _ = run(capsys, "reproduce", "vfnet/oracle", "-p", "shapes", "--dry-run", "--out", str(tmp_path))
+    assert code == 0 and "to be trained" in out and not list(tmp_path.rglob("run.json"))

@@ -22,7 +22,7 @@ def demo(
     data: o.DataDir = None,
     device: o.Device = None,
 ) -> None:
-    """Make data, train ATSS without and with an IoU branch, and GFLv2; evaluate with the oracle, write tables, report."""
+    """Make data, train ATSS without and with an IoU branch, and GFLv2; evaluate with the oracle; tables and report."""
     from analysis.figures import figures
     from analysis.report import build_report
     from analysis.runs import load_run

@@ -25,7 +25,6 @@ def reproduce(
     profile: o.Profile = "coco",
     rows: Annotated[list[str] | None, typer.Option("--rows", help="These rows only: A,B; repeatable.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Seeds; repeatable. \\[default: 0]")] = None,
-    steps: o.Steps = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
     data: o.DataDir = None,
     device: o.Device = None,
@@ -40,7 +39,7 @@ def reproduce(
     from qrepro.cli.tables import table_files, write_tables
 
     wanted = [name for text in rows or [] for name in text.split(",")]
-    trainings = plan(table_files(which), profile, wanted, seed or [0], steps, data, out)
+    trainings = plan(table_files(which), profile, wanted, seed or [0], data, out)
     state = [{"training": t.choice.run.path, "rows": ", ".join(t.rows), "state": _state(t)} for t in trainings]
     show.table([{**entry, "training": str(entry["training"])} for entry in state], f"{which} on {profile}")
     if dry_run:
@@ -56,7 +55,6 @@ def plan(
     profile: str,
     wanted: list[str],
     seeds: list[int],
-    steps: int | None,
     data: Path | None,
     out: Path,
 ) -> list[Training]:
@@ -74,7 +72,7 @@ def plan(
         if wanted and row["row"] not in wanted:
             continue
         for seed in seeds:
-            choice = o.choose(row["recipe"], profile, row["overrides"].split(), steps, seed, data, out)
+            choice = o.choose(row["recipe"], profile, row["overrides"].split(), None, seed, data, out)
             training = found.setdefault((choice.recipe.hash, seed), Training(choice, [], []))
             rule = Rule.parse(row["rule"]).name
             training.rules.extend([rule] if rule not in training.rules else [])
