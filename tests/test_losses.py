@@ -156,6 +156,7 @@ def test_distribution_focal_loss_matches_hand_values(code, expected):
     assert loss.item() == pytest.approx((expected + 3 * flat) / 4, rel=1e-6)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 15.9), st.integers(0, 10**6))
 def test_distribution_focal_loss_is_least_with_all_mass_on_the_two_bins(code, seed):
     """Eq. 6: P_i = i + 1 - y and P_{i+1} = y - i; the gradient by the logits is P less these shares."""
@@ -176,6 +177,7 @@ scores = st.floats(-8, 8)
 unit = st.floats(0, 1)
 
 
+@settings(deadline=None)
 @given(scores, st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0, 1.5, 2.0, 5.0]))
 def test_focal_loss_is_the_general_form_with_a_hard_target(logit, target, gamma):
     """GFL eq. 7 with y_l, y_r = 0, 1; alpha 1/2 halves both classes, so that twice the loss has no balance."""
@@ -184,6 +186,7 @@ def test_focal_loss_is_the_general_form_with_a_hard_target(logit, target, gamma)
     torch.testing.assert_close(2 * losses.focal_loss(x, y, alpha=0.5, gamma=gamma), general, rtol=1e-9, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(scores, unit, st.sampled_from([0.0, 1.0, 2.0, 2.5, 4.0]))
 def test_quality_focal_loss_is_the_general_form_with_a_soft_target(logit, target, beta):
     x, y = f64(logit), f64(target)
@@ -191,6 +194,7 @@ def test_quality_focal_loss_is_the_general_form_with_a_soft_target(logit, target
     torch.testing.assert_close(losses.quality_focal_loss(x, y, beta=beta), general, rtol=1e-9, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 3.9), st.lists(st.floats(-5, 5), min_size=5, max_size=5))
 def test_distribution_focal_loss_is_the_general_form_on_neighbouring_bins(code, logits):
     """GFL eq. 7 with y_l, y_r the bins around y and beta = 0."""

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qrepro.boxes import Points, Priors, clip
@@ -122,6 +122,7 @@ def optimal(code: torch.Tensor, n: int) -> torch.Tensor:
     return shares.clamp(min=1e-30).log().flatten(1)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0.5, 1.0, 2.0, 4.0]), st.tuples(*[st.floats(0, 15.9)] * 4))
 def test_general_target_integral_and_loss_agree(delta, bins):
     """The distribution that the loss wants decodes to the box that the target was made of, for any delta."""
