@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qrepro.backbone import FPN, Backbone, Deformable
 from qrepro.boxes import Priors
 from qrepro.quality import Estimator, Place
-from qrepro.represent import BoxRepresentation
+from qrepro.represent import BoxRepresentation, bins_of
 from qrepro.sampling import layer_at
 
 
@@ -115,6 +115,8 @@ class Head(nn.Module):
         self.classes, self.per_cell, self.box, self.quality_on = classes, per_cell, box, quality_on
         normed = groups if norm == "group" else None
         plain = convs - 1 if sampler else convs
+        if deformable != "none" and not plain:
+            raise ValueError("head.deformable: no convolution of the towers is left beside the one at points")
         rest = normed, bias == "always" or normed is None, tower_std, deformable
         self.cls_tower, self.box_tower = Tower(inputs, width, plain, *rest), Tower(inputs, width, plain, *rest)
         before = width if plain else inputs
@@ -128,7 +130,7 @@ class Head(nn.Module):
             self.refine_at = layer_at(self.sampler, before, width, tower_std)
             self.refine_out = _out(width, box.channels, kernel)
             self.refine_scales = _ones(levels if scales else 0)
-        self.quality = quality(Place(width, per_cell, box.channels, reader))
+        self.quality = quality(Place(width, per_cell, bins_of(box), reader))
         start = -math.log(1 / prior_probability - 1)
         self.cls_out = _out(width + self.quality.appended, per_cell * classes, kernel, start)
         self.box_out = _out(width, per_cell * box.channels, kernel)

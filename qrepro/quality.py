@@ -20,13 +20,14 @@ from torch import Tensor, nn
 class Place:
     """Where an estimator stands.
 
-    width: channels of the features; per_cell: boxes of a cell; channels: numbers of a box's raw output; reader: builds
-    the layer of (inputs, outputs) that reads features where the recipe's sampling says.
+    width: channels of the features; per_cell: boxes of a cell; bins: of the distribution of each side in the raw output
+    of a box, 0 where it holds none; reader: builds the layer of (inputs, outputs) that reads features where the
+    recipe's sampling says.
     """
 
     width: int
     per_cell: int = 1
-    channels: int = 4
+    bins: int = 0
     reader: Callable[[int, int], nn.Module] | None = None
 
 
@@ -128,11 +129,11 @@ class Describe(nn.Module):
 
     def __init__(self, place: Place, k: int, top: bool, mean: bool, variance: bool, gradient: bool) -> None:
         super().__init__()
-        self.bins = place.channels // 4
+        self.bins = place.bins
         if not 1 <= k <= self.bins:
             raise ValueError(
-                f"quality: the {k} largest of {self.bins} numbers a side; statistics need 1 <= k <= n + 1 and a box "
-                "of kind general"
+                f"quality: the {k} largest of {self.bins} probabilities a side; statistics need a box of kind general "
+                "and 1 <= k <= n + 1"
             )
         if not (top or mean or variance):
             raise ValueError("quality: at least one of top, mean and variance must be true")

@@ -135,7 +135,7 @@ class General:
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
         """Boxes (..., R, 4) at the expectations of outputs (..., R, 4 (n + 1))."""
         bins = torch.arange(self.n + 1, device=raw.device, dtype=torch.float32)
-        return _around(priors.centres(), self.probabilities(raw) @ bins * self.delta * priors.stride[:, None])
+        return _around(priors.centres(), (self.probabilities(raw) * bins).sum(-1) * self.delta * priors.stride[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,8 @@ class PointSet(nn.Module):
             return torch.cat([place.amin(-2), place.amax(-2)], -1)
         middle = place.mean(-2)
         factor = self.moment_share * self.moment + (1 - self.moment_share) * self.moment.detach()
-        half = place.std(-2) * factor.exp()
+        deviation = torch.linalg.vector_norm(place - middle[..., None, :], dim=-2) / math.sqrt(self.points - 1)
+        half = deviation * factor.exp()
         return torch.cat([middle - half, middle + half], -1)
 
 
@@ -224,6 +225,11 @@ class Distributions:
 def distributions_of(box: BoxRepresentation, raw: Tensor) -> Distributions | None:
     """The distributions behind outputs (..., channels), where the representation has any."""
     return Distributions(box.probabilities(raw), box.delta) if isinstance(box, General) else None
+
+
+def bins_of(box: BoxRepresentation) -> int:
+    """Numbers of the distribution of each side, 0 where the representation has none."""
+    return box.n + 1 if isinstance(box, General) else 0
 
 
 REPRESENTATIONS: dict[str, Callable[..., Any]] = {

@@ -34,18 +34,22 @@ def partly(value: Tensor, share: float) -> Tensor:
 class Pattern(nn.Module):
     """Points at fixed places of the box. places: (y, x) of each tap; shape: their rows and columns."""
 
-    matrix: Tensor
+    low: Tensor
+    high: Tensor
     extreme = False
 
     def __init__(self, places: Sequence[tuple[Axis, Axis]], shape: tuple[int, int], share: float) -> None:
         super().__init__()
-        rows = [[[0.0, y[0], 0.0, y[1]], [x[0], 0.0, x[1], 0.0]] for y, x in places]
-        self.register_buffer("matrix", torch.tensor(rows), persistent=False)
+        low, high = (torch.tensor([[y[end], x[end]] for y, x in places])[..., None, None] for end in (0, 1))
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
         self.shape, self.share = shape, share
 
     def forward(self, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
         """Points (B, taps, 2, H, W)."""
-        return torch.einsum("kas,bshw->bkahw", self.matrix, partly(sides, self.share))
+        left, top, right, bottom = partly(sides, self.share)[:, :, None].unbind(1)
+        # no matrix product, which autocast would round to a quarter of a cell
+        return self.low * torch.stack([top, left], 2) + self.high * torch.stack([bottom, right], 2)
 
 
 class Cell(Pattern):
@@ -104,7 +108,8 @@ class Learned(nn.Module):
 
     def forward(self, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
         """Points (B, 9, 2, H, W)."""
-        return self.grid + self.offset(features).unflatten(1, (9, 2))
+        with torch.autocast(features.device.type, enabled=False):
+            return self.grid + self.offset(features.float()).unflatten(1, (9, 2))
 
 
 class Predicted(nn.Module):
@@ -118,6 +123,8 @@ class Predicted(nn.Module):
 
     def forward(self, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
         """Points (B, 9, 2, H, W)."""
+        if raw.shape[1] != 18:
+            raise ValueError("sampling.towers predicted: reads nine points; it needs box: {kind: points, points: 9}")
         return partly(raw, self.share).unflatten(1, (9, 2))
 
 
@@ -185,6 +192,7 @@ class Reader(nn.Module):
 def read(features: Tensor, points: Tensor) -> Tensor:
     """Features (B, C, N, H, W), bilinear and 0 outside, of (B, C, H, W) at points (B, N, 2, H, W), float32."""
     height, width = features.shape[-2:]
+    points = points.float()
     y = points[:, :, 0] + torch.arange(height, device=points.device, dtype=points.dtype)[:, None]
     x = points[:, :, 1] + torch.arange(width, device=points.device, dtype=points.dtype)
     place = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)

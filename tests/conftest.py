@@ -12,7 +12,8 @@ import torch
 from qrepro.data.shapes import make_shapes
 
 GOLDEN = Path(__file__).parent / "golden"
-torch.set_num_threads(2)
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(2)
 
 
 @pytest.fixture

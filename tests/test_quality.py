@@ -21,6 +21,7 @@ from qrepro.quality import (
     fuse,
     joint_logit,
 )
+from qrepro.represent import Delta, Distance, Gaussian, General, LogDistance, PointSet, bins_of
 from qrepro.sampling import Reader, Star
 
 
@@ -242,7 +243,7 @@ def sides(*distributions):
 
 
 def describe(k=4, top=True, mean=True, variance=True, gradient=True, bins=8, per_cell=1) -> Describe:
-    return Describe(Place(3, per_cell, 4 * bins), k, top, mean, variance, gradient)
+    return Describe(Place(3, per_cell, bins), k, top, mean, variance, gradient)
 
 
 def test_statistics_of_simple_distributions_by_hand():
@@ -312,7 +313,7 @@ def wild(module, seed=0):
 def test_estimate_from_statistics_location_by_location():
     """I = W2 ReLU(W1 F + b1) + b2 as sums over F, with the largest found by sorting."""
     k, bins = 3, 5
-    module = wild(Statistics(Place(7, 1, 4 * bins), k=k, hidden=6))
+    module = wild(Statistics(Place(7, 1, bins), k=k, hidden=6))
     raw = torch.randn(2, 4 * bins, 2, 3, generator=torch.Generator().manual_seed(1))
     found = module(None, raw, None)
     assert found.shape == (2, 1, 2, 3)
@@ -331,8 +332,8 @@ def test_estimate_from_statistics_location_by_location():
 
 
 def test_priors_of_a_cell_are_described_one_by_one_with_the_same_weights():
-    both = wild(Statistics(Place(7, 2, 20), k=3, hidden=6, variance=True))
-    alone = Statistics(Place(7, 1, 20), k=3, hidden=6, variance=True)
+    both = wild(Statistics(Place(7, 2, 5), k=3, hidden=6, variance=True))
+    alone = Statistics(Place(7, 1, 5), k=3, hidden=6, variance=True)
     alone.load_state_dict(both.state_dict())
     raw = torch.randn(3, 2 * 20, 2, 4, generator=torch.Generator().manual_seed(1))
     found = both(None, raw, None)
@@ -343,7 +344,7 @@ def test_priors_of_a_cell_are_described_one_by_one_with_the_same_weights():
 @pytest.mark.parametrize("gradient", [True, False])
 def test_gradient_into_the_distributions_only_when_asked(gradient):
     """The estimate's own layers learn either way."""
-    for module in (Statistics(Place(7, 1, 20), gradient=gradient), Composed(Place(7, 1, 20), gradient=gradient)):
+    for module in (Statistics(Place(7, 1, 5), gradient=gradient), Composed(Place(7, 1, 5), gradient=gradient)):
         raw = torch.randn(2, 20, 2, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
         wild(module)(None, raw, None).square().sum().backward()
         assert all(parameter.grad.abs().max() > 0 for parameter in module.parameters())
@@ -362,7 +363,7 @@ def test_gradient_into_the_distributions_only_when_asked(gradient):
 )
 def test_parameters_of_the_estimate(k, hidden, parts, count):
     """1,409 of the paper's choice with biases: GFLv2 speaks of thousands."""
-    module = Statistics(Place(256, 1, 68), k=k, hidden=hidden, **parts)
+    module = Statistics(Place(256, 1, 17), k=k, hidden=hidden, **parts)
     assert sum(p.numel() for p in module.parameters()) == count
     if (k, hidden, parts) == (4, 64, {}):
         assert count == 1409
@@ -371,7 +372,7 @@ def test_parameters_of_the_estimate(k, hidden, parts, count):
 def test_the_estimate_starts_near_one_half():
     raw = torch.randn(2, 68, 4, 5, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    module = Statistics(Place(256, 1, 68))
+    module = Statistics(Place(256, 1, 17))
     assert (module(None, raw, None).sigmoid() - 0.5).abs().max() < 0.01
     assert module.inner.weight.std().item() == pytest.approx(0.01, rel=0.1)
     assert module.outer.bias.item() == 0 and module.inner.bias.abs().max() == 0
@@ -380,34 +381,34 @@ def test_the_estimate_starts_near_one_half():
 @pytest.mark.parametrize("build", [Statistics, Composed])
 @pytest.mark.parametrize("k", [0, 6, -1])
 def test_more_than_all_bins_or_none_are_refused(build, k):
-    with pytest.raises(ValueError, match="largest of 5 numbers"):
-        build(Place(7, 1, 20), k=k)
-    build(Place(7, 1, 20), k=5)
+    with pytest.raises(ValueError, match="largest of 5 probabilities"):
+        build(Place(7, 1, 5), k=k)
+    build(Place(7, 1, 5), k=5)
 
 
 def test_no_statistics_are_refused():
     with pytest.raises(ValueError, match="at least one of top, mean and variance"):
-        Statistics(Place(7, 1, 20), top=False, mean=False)
+        Statistics(Place(7, 1, 5), top=False, mean=False)
 
 
 def test_statistics_of_a_box_without_distributions_are_refused():
     with pytest.raises(ValueError, match="general"):
-        Statistics(Place(7, 9, 4))
+        Statistics(Place(7, 9, 0))
 
 
-@pytest.mark.parametrize("channels", [4, 8, 18])
-@pytest.mark.xfail(strict=True, reason="only k is compared with the outputs a side, which any box has some of")
-def test_statistics_of_a_box_without_distributions_are_refused_whatever_k(channels):
-    """Distances (4), normal distributions (8) and points (18) have no bins, though channels // 4 numbers a side."""
+@pytest.mark.parametrize("box", [Distance(), Gaussian(), PointSet(), LogDistance(), Delta()])
+def test_statistics_of_a_box_without_distributions_are_refused_whatever_k(box):
+    """They have 4, 8 and 18 numbers, but no bins."""
     with pytest.raises(ValueError, match="general"):
-        Statistics(Place(7, 1, channels), k=1)
+        Statistics(Place(7, 1, bins_of(box)), k=1)
+    assert bins_of(General(n=7)) == 8
 
 
 # Other forms
 
 
 def test_composed_form_is_a_layer_on_the_statistics():
-    place = Place(7, 1, 20)
+    place = Place(7, 1, 5)
     module = wild(Composed(place, k=3, d=6))
     raw = torch.randn(2, 20, 2, 3, generator=torch.Generator().manual_seed(1))
     found = module(None, raw, None)
@@ -416,18 +417,18 @@ def test_composed_form_is_a_layer_on_the_statistics():
     expected = F.linear(statistics.movedim(1, -1), module.layer.weight[:, :, 0, 0], module.layer.bias).relu()
     torch.testing.assert_close(found, expected.movedim(-1, 1))
     assert (found == 0).any() and (found > 0).any()
-    paper = Composed(Place(256, 1, 68), k=4, d=64)
+    paper = Composed(Place(256, 1, 17), k=4, d=64)
     assert sum(p.numel() for p in paper.parameters()) == 20 * 64 + 64
 
 
 def test_composed_form_refuses_several_priors_a_cell():
     with pytest.raises(ValueError, match="one prior a cell, this host has 9"):
-        Composed(Place(7, 9, 20))
+        Composed(Place(7, 9, 5))
 
 
 def test_estimate_from_sampled_features_by_torch():
     """Without distances every point of a star is the cell: the 3x3 weights add up to those of one 1x1 layer."""
-    module = wild(Sampled(Place(5, 1, 4, partial(Reader, Star)), hidden=6))
+    module = wild(Sampled(Place(5, 1, 0, partial(Reader, Star)), hidden=6))
     features = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(1))
     found = module(features, torch.zeros(2, 4, 3, 4), lambda: torch.zeros(2, 4, 3, 4))
     assert found.shape == (2, 1, 3, 4)
@@ -437,7 +438,7 @@ def test_estimate_from_sampled_features_by_torch():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("place", [Place(5), Place(5, 9, 4, partial(Reader, Star))])
+@pytest.mark.parametrize("place", [Place(5), Place(5, 9, 0, partial(Reader, Star))])
 def test_sampled_features_need_a_place_to_read_at_and_one_prior(place):
     with pytest.raises(ValueError, match=r"sampling.quality"):
         Sampled(place)

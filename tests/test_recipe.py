@@ -146,7 +146,9 @@ def test_every_trained_row_of_a_table_names_a_recipe_and_a_rule(table):
                 recipe = resolve(row["recipe"], row["profile"], row["overrides"].split())
                 rule = Rule.parse(row["rule"])
                 assert recipe.estimates or rule.kind == "class" or rule.oracle
-                on_card = any(p.row == row["row"] and str(p.table) == table.stem.removeprefix("table") for p in recipe.card.paper)
+                on_card = any(
+                    p.row == row["row"] and str(p.table) == table.stem.removeprefix("table") for p in recipe.card.paper
+                )
                 sweep = row["overrides"] or (table.parent.name, table.stem) in SWEEPS
                 assert on_card or sweep, f"{table.stem} {row['row']} is missing on the card of {row['recipe']}"
 

@@ -314,7 +314,6 @@ def test_readers_work_in_mixed_precision(name):
     assert features.grad.abs().max() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="the einsum of a pattern runs in the precision of autocast")
 @pytest.mark.parametrize("build", [Star, Region, Border])
 def test_points_keep_their_precision_in_mixed_precision(build):
     """In bfloat16 a point 60 cells away would have steps of a quarter of a cell."""
@@ -326,7 +325,6 @@ def test_points_keep_their_precision_in_mixed_precision(build):
     torch.testing.assert_close(points.float(), expected, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="the offsets are predicted in the precision of autocast, unlike Deformable's")
 def test_learned_points_keep_their_precision_in_mixed_precision():
     features, _, _ = varied()
     sampler = Learned(WIDTH)

@@ -272,6 +272,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _first_is_trained(self) -> Recipe:
+        if self.first and self.first.rematch and self.assign.kind != "max_iou":
+            raise ValueError(f"first.rematch: only max_iou matches boxes that differ by image, not {self.assign.kind}")
         if bool(self.head.options.get("refine")) != (self.first is not None):
             raise ValueError("first: head.refine needs the loss of the first boxes, and such a loss needs head.refine")
         return self
