@@ -118,8 +118,13 @@ def _positives(run: Run) -> dict[str, Any]:
 
 
 def score_correlation(run: Run, rule: str) -> float:
-    """Pearson correlation, over all positives, of the score of the true class by a rule with the true IoU."""
-    pairs = fused(run.positives, rule), run.positives["iou"]
+    """Pearson correlation, over all positives, of the score of the true class by a rule with the true IoU.
+
+    Undefined for a run without stored positives, or without the estimate that the rule needs.
+    """
+    if not run.has("positives.parquet") or (score := fused(run.positives, rule)).isna().any():
+        return math.nan
+    pairs = score, run.positives["iou"]
     (row,) = correlation_rows(*pairs, [(0.0, 1.0)], statistics=("pearson",), intervals=False)
     return float(row["pearson"])
 

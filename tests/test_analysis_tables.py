@@ -33,7 +33,8 @@ def printed(tmp_path):
     return read_table(path)
 
 
-def make_run(folder, seed, rules, info=None, quality=(0.2, 0.4, 0.9)):
+def make_run(folder, seed, rules, info=None, quality=(0.04, 0.16, 0.81)):
+    """Positives whose score by power-0.5, sqrt(p u) with p = 1/4, is 0.1, 0.2, 0.45: exactly their IoU."""
     path = folder / f"seed{seed}"
     path.mkdir(parents=True)
     info = {"recipe": "p/x", "profile": "shapes", "seed": seed, "hash": "0123456789ab", "commit": "c" * 40} | (
@@ -42,8 +43,8 @@ def make_run(folder, seed, rules, info=None, quality=(0.2, 0.4, 0.9)):
     (path / "run.json").write_text(json.dumps(info))
     if rules is not None:
         (path / "metrics.json").write_text(json.dumps({"split": "val", "images": 40, "rules": rules}))
-    columns = {name: 0.0 for name in ("image_id", "category_id", "level", "x1", "y1", "x2", "y2", "class_score")}
-    positives = pd.DataFrame({**columns, "quality": quality, "iou": [0.1, 0.2, 0.45]})
+    columns = {name: 0.0 for name in ("image_id", "category_id", "level", "x1", "y1", "x2", "y2")}
+    positives = pd.DataFrame({**columns, "class_score": 0.25, "quality": quality, "iou": [0.1, 0.2, 0.45]})
     positives.to_parquet(path / "positives.parquet")
     return load_run(path)
 
@@ -87,7 +88,7 @@ def test_runs_without_the_rule_or_evaluation_do_not_count(tmp_path, printed):
     assert frame["seeds"].tolist() == ["", "", ""] and missing_rows(frame) == ["plain", "aware"]
 
 
-def test_a_detector_without_estimate_has_no_pcc(tmp_path, printed):
+def test_no_pcc_by_a_rule_that_needs_an_estimate_without_one(tmp_path, printed):
     run = make_run(tmp_path, 0, {"power-0.5": {"AP": 1.0}}, quality=(float("nan"),) * 3)
     assert pd.isna(regenerate(printed, {("aware", "x"): [run]})["PCC_measured"]).all()
 

@@ -50,7 +50,9 @@ def test_every_part_has_a_row_and_the_parts_are_the_whole(more):
     assert rows["images_per_s"][~whole].isna().all()
     assert rows["batch"].tolist() == [2] * len(TRAIN) + [1] * len(INFERENCE)
     assert set(zip(rows["height"], rows["width"], strict=True)) == {(64, 64)}  # 50 rows are padded to 64
-    assert set(rows["objects"]) == {3} and set(rows["steps"]) == {2} and set(rows["threads"]) == {2}
+    assert (
+        set(rows["objects"]) == {3} and set(rows["steps"]) == {2} and set(rows["threads"]) == {torch.get_num_threads()}
+    )
 
 
 def test_median_spread_and_share_of_hand_made_laps(monkeypatch):
@@ -65,12 +67,14 @@ def test_median_spread_and_share_of_hand_made_laps(monkeypatch):
         laps.start()
         laps.mark("a")
         laps.mark("b")
-    rows = timing._rows(tiny(), "train", laps, Setting(batch=2, steps=3, warm_up=1), (64, 96))
+    timed = Timed(tiny(), "train", laps, 2, lambda: None, [(64, 96), (32, 96)])
+    rows = timing._rows(timed, timed, Setting(batch=2, steps=3, warm_up=1))
     found = {row["part"]: [row[key] for key in ("median_ms", "least_ms", "most_ms", "share")] for row in rows}
     assert found["a"] == pytest.approx([2000, 1000, 6000, 2 / 3])
     assert found["b"] == pytest.approx([1000, 1000, 3000, 1 / 3])
     assert found["total"] == pytest.approx([4000, 3000, 7000, 1])
-    assert rows[2]["images_per_s"] == pytest.approx(2 / 4)
+    assert rows[2]["images_per_s"] == pytest.approx(2 / 4) and rows[2]["ratio"] == 1
+    assert (rows[2]["height"], rows[2]["width"]) == (64, 96)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_median_spread_and_share_of_hand_made_laps(monkeypatch):
         ("train", "optimiser", torch.optim.AdamW, "step"),
         ("train", "optimiser", AveragedModel, "update_parameters"),
         ("inference", "forward", detector.Detector, "forward"),
-        ("inference", "decoding and fusion", detector.Detector, "decode"),
+        ("inference", "decoding and fusion", detector.Prediction, "decode"),
         ("inference", "decoding and fusion", timing, "fuse"),
         ("inference", "post-processing", postprocess.PostProcess, "__call__"),
     ],
@@ -179,7 +183,7 @@ def test_detectors_from_the_command_line(capsys, tmp_path):
     code, out, err = run(capsys, "benchmark", "retinanet_r50", "grad_r50", *given, "--device", "cpu", "--out", tmp_path)
     assert (code, err) == (0, "")
     rows = pd.read_csv(tmp_path / "detectors.csv")
-    assert rows["part"].tolist() == 2 * (TRAIN + INFERENCE)
+    assert rows["part"].tolist() == 2 * TRAIN + 2 * INFERENCE
     assert rows["recipe"].unique().tolist() == ["iou_aware/retinanet_r50", "iou_aware/grad_r50"]
     assert "assignment" in out and str(tmp_path / "detectors.md") in out and (tmp_path / "detectors.md").is_file()
 
