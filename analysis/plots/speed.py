@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike
 
 from analysis.plots.style import MARKERS, Plot, canvas, finish, line_style, stack, vectors
@@ -30,6 +31,9 @@ def speed_accuracy(
             style = {**line_style(index), "marker": MARKERS[index % len(MARKERS)]}
             ax.plot(points["ms"], points["AP"], label=model, markersize=4.5, **style)
             frames.append(points)
-        ax.set(xlabel="time per picture (ms)", ylabel=ylabel)
+        ax.set(xscale="log", xlabel="time per picture (ms), logarithmic", ylabel=ylabel)
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_minor_locator(NullLocator())
         finish(figure)
     return Plot(figure, stack(frames), f"{about.strip()} Up and to the left is better.".strip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,9 +41,9 @@ def before_and_after(
             ranked = boxes.sort_values("score", ascending=False, kind="stable", ignore_index=True)
             for row in ranked.iloc[BEST:].to_dict("records"):
                 _outline(ax, [row[c] for c in BOX], GREY, 0.5)
-            for rank, row in reversed(list(enumerate(ranked.head(BEST).to_dict("records")))):
+            for rank, row in enumerate(ranked.head(BEST).to_dict("records")):
                 text = f"{name} {rank + 1}: score {row['score']:.2f}, IoU {row['iou']:.2f}"
-                _outline(ax, [row[c] for c in BOX], CYCLE[rank], 1.6, label=text)
+                _outline(ax, [row[c] for c in BOX], CYCLE[rank], 1.6, label=text, above=BEST - rank)
             ax.set(xlim=(0, width), ylim=(height, 0), xlabel="x (px)", ylabel="y (px)")
             ax.set_title(f"{name} suppression: {len(ranked):,}")
             columns = ranked[[*BOX, "score", "iou"]]
@@ -52,7 +53,10 @@ def before_and_after(
     return Plot(figure, stack(frames), f"{about.strip()} {what}".strip())
 
 
-def _outline(ax: Axes, box: Sequence[float], color: str, width: float, linestyle: str = "-", label: str = "") -> None:
-    """The four sides of a box."""
+def _outline(
+    ax: Axes, box: Sequence[float], color: str, width: float, linestyle: str = "-", label: str = "", above: int = 0
+) -> None:
+    """The four sides of a box; `above`: which of those that cross it is seen."""
     x1, y1, x2, y2 = box
-    ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], linestyle, color=color, linewidth=width, label=label or None)
+    style: dict[str, Any] = {"color": color, "linewidth": width, "label": label or None, "zorder": 2 + above}
+    ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], linestyle, **style)
