@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from qrepro.assign import IGNORED
+from qrepro.assign import BACKGROUND, IGNORED
 from qrepro.boxes import Priors, Truths, aligned_iou, centerness
 from qrepro.detector import Prediction
 from qrepro.losses import Loss
@@ -34,9 +34,7 @@ class Term:
     of these, at least `floor`, in place of N.
     unit: of a term of boxes: what they are measured in, pixels or sides of their prior.
     towards: of quality: the measure that is estimated.   detach: no gradient passes through its target.
-    images: of class: images are counted with the positives (FoveaBox's code).
     score: of class: the score that is trained, the class's own or its product with the quality (GFLv2's joint score).
-    padding: of class: whether locations in the padding of an image are ignored or negatives.
     """
 
     loss: Loss
@@ -46,9 +44,7 @@ class Term:
     unit: Literal["pixel", "side"] = "pixel"
     towards: str = "iou"
     detach: bool = True
-    images: bool = False
     score: Literal["class", "joint"] = "class"
-    padding: Literal["ignored", "negative"] = "ignored"
 
 
 def positives(prediction: Prediction, truths: Truths, matches: Tensor) -> Positives:
@@ -78,7 +74,8 @@ class Objective:
     box: decoded box against the truth; quality: estimate against the measure it is of; first: decoded box before
     refinement against the truth.
     count: how positives are counted, `images` gives an image without any the count 1 (MMDetection's anchor heads),
-    `batch` only the batch as a whole.
+    `batch` only the batch as a whole. images: images are counted with the positives in the class term (FoveaBox's
+    code). padding: locations in the padding of an image take no part or are negatives (FCOS's and VFNet's code).
     first_assigner: for the boxes before refinement, if theirs is another; rematch: the final ones are matched on these
     boxes in place of the priors (RepPoints).
     """
@@ -87,17 +84,28 @@ class Objective:
     class_target: Callable[[Tensor], Tensor]
     terms: Mapping[str, Term]
     count: Literal["images", "batch"] = "images"
+    images: bool = False
+    padding: Literal["ignored", "negative"] = "ignored"
     pad: int = 32
     first_assigner: Assigner | None = None
     rematch: bool = False
 
     @torch.no_grad()
     def match(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> Tensor:
-        """(B, R) matches; locations wholly in the padding of their image (size (B, 2) in pixels) take no part."""
+        """(B, R) matches of images of size (B, 2) in pixels; nothing is matched wholly in the padding."""
         priors = prediction.priors
         if self.rematch and prediction.first is not None:
             priors = replace(priors, boxes=prediction.box.decode(prediction.first, priors))
-        return self.assigner(priors, truths, self._inside(prediction, sizes))
+        inside = self._inside(prediction, sizes)
+        matches = self.assigner(priors, truths, inside)
+        return matches if self.padding == "ignored" else matches.masked_fill(~inside, BACKGROUND)
+
+    @torch.no_grad()
+    def match_first(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> Tensor | None:
+        """(B, R) matches of the boxes before refinement, None where they have none of their own."""
+        if self.first_assigner is None:
+            return None
+        return self.first_assigner(prediction.priors, truths, self._inside(prediction, sizes))
 
     def __call__(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> dict[str, Tensor]:
         """Scalar loss terms by name, in float32; the same names whatever the batch holds, so that ranks agree."""
@@ -106,8 +114,7 @@ class Objective:
         matches = self.match(prediction, truths, sizes)
         found = positives(prediction, truths, matches)
         counted = self._count(matches)
-        inside = self._inside(prediction, sizes)
-        losses = {"class": self._class_loss(prediction, found, matches, inside, counted)}
+        losses = {"class": self._class_loss(prediction, found, matches, counted)}
         if (term := self.terms.get("code")) is not None:
             code = prediction.box.encode(found.truth, prediction.priors.take(found.location))
             raw = prediction.raw[found.image, found.location].float()
@@ -115,10 +122,8 @@ class Objective:
         if (term := self.terms.get("box")) is not None:
             losses["box"] = self._boxes_loss(term, prediction, found, counted)
         if (term := self.terms.get("first")) is not None and prediction.first is not None:
-            before = replace(prediction, raw=prediction.first)
-            if self.first_assigner:
-                with torch.no_grad():
-                    matches = self.first_assigner(prediction.priors, truths, inside)
+            before, own = replace(prediction, raw=prediction.first), self.match_first(prediction, truths, sizes)
+            matches = matches if own is None else own
             losses["first"] = self._boxes_loss(term, before, positives(before, truths, matches), self._count(matches))
         if (term := self.terms.get("quality")) is not None and prediction.quality is not None:
             target = MEASURES[term.towards](found)
@@ -131,20 +136,17 @@ class Objective:
         """(B, R) bool, false where a location lies wholly in the padding of its image."""
         return prediction.priors.inside((sizes / self.pad).ceil() * self.pad)
 
-    def _class_loss(
-        self, prediction: Prediction, found: Positives, matches: Tensor, inside: Tensor, counted: Tensor
-    ) -> Tensor:
+    def _class_loss(self, prediction: Prediction, found: Positives, matches: Tensor, counted: Tensor) -> Tensor:
         """Sum over all locations that are not ignored, by N."""
         term = self.terms["class"]
         logit = prediction.cls.float()
         target = scatter(self.class_target(found.iou.detach()), found.labels, found.image, found.location, logit.shape)
-        counts = matches != IGNORED if term.padding == "ignored" else (matches != IGNORED) | ~inside
-        value = term.loss(logit, target).sum(-1) * counts
+        value = term.loss(logit, target).sum(-1) * (matches != IGNORED)
         if term.by is not None:
             share = torch.ones_like(value)
             share[found.image, found.location] = MEASURES[term.by](found).detach()
             value = value * share
-        total = counted + len(matches) if term.images else counted
+        total = counted + len(matches) if self.images else counted
         return term.weight * value.sum() / _shared(total).clamp(min=1)
 
     def _boxes_loss(self, term: Term, prediction: Prediction, found: Positives, counted: Tensor) -> Tensor:

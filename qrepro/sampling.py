@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from qrepro.precision import unmixed
+
 Axis = tuple[float, float]  # a coordinate as multiples of the distances to its low and its high side
 CELL: Axis = (0.0, 0.0)
 
@@ -108,7 +110,7 @@ class Learned(nn.Module):
 
     def forward(self, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
         """Points (B, 9, 2, H, W)."""
-        with torch.autocast(features.device.type, enabled=False):
+        with unmixed(features.device.type):
             return self.grid + self.offset(features.float()).unflatten(1, (9, 2))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"boxes"},
+    {"boxes", "precision"},
     {"losses"},
     {"represent", "quality", "target", "assign", "sampling"},
     {"backbone", "detector", "objective", "oracle", "postprocess"},

@@ -136,8 +136,8 @@ SECOND = focal(0.5, 1) + focal(0.5, 0)
 THIRD = 2 * focal(0.5, 0)
 
 
-def terms(target=hard, count="images", **parts):
-    rule = Objective(MaxIoU(), target, {"class": Term(focal_loss), **parts}, count)
+def terms(target=hard, count="images", images=False, **parts):
+    rule = Objective(MaxIoU(), target, {"class": Term(focal_loss), **parts}, count, images)
     return lambda case: rule(*case)
 
 
@@ -239,12 +239,12 @@ def test_joint_class_loss_with_qfl():
 )
 def test_what_the_class_loss_is_divided_by(count, images, divisor):
     """Two images, two positives in the first, none in the second."""
-    loss = terms(count=count, **{"class": Term(focal_loss, images=images)})(pair(images=2))["class"]
+    loss = terms(count=count, images=images, **{"class": Term(focal_loss)})(pair(images=2))["class"]
     assert loss.item() == pytest.approx((FIRST + SECOND + THIRD + 3 * THIRD) / divisor, rel=1e-6)
 
 
 def test_images_count_in_the_class_term_alone():
-    with_images = terms(count="batch", **{"class": Term(focal_loss, images=True)}, box=Term(giou_loss))(pair(images=2))
+    with_images = terms(count="batch", images=True, **{"class": Term(focal_loss)}, box=Term(giou_loss))(pair(images=2))
     assert with_images["box"].item() == pytest.approx(sum(GIOU_LOSS) / 2, rel=1e-6)
 
 

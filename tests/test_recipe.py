@@ -6,6 +6,7 @@ import yaml
 from qrepro.boxes import Anchors
 from qrepro.recipe import Recipe, names, recipe_root, resolve
 from qrepro.recipe.build import build_objective, build_postprocess
+from qrepro.recipe.describe import facts
 from qrepro.recipe.load import merge, profiles
 from qrepro.recipe.schema import Schedule
 
@@ -25,6 +26,12 @@ def test_every_recipe_resolves_on_every_profile(name):
         assert recipe.profile == profile
         build_objective(recipe)
         build_postprocess(recipe)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_can_be_described_without_computing(name):
+    found = facts(resolve(name))
+    assert found["trained parameters"] <= found["parameters"] and found["giga multiply-adds"] > 0
 
 
 def test_values_of_the_paper():

@@ -253,11 +253,11 @@ def model(name: str) -> Model:
     if name == "vfnet":
         head = Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, Star, scales=True, **COMMON)
         terms = {
-            "class": Term(varifocal_loss, padding="negative"),
+            "class": Term(varifocal_loss),
             "box": Term(giou_loss, 2.0, by="iou"),
             "first": Term(giou_loss, 1.5, by="iou"),
         }
-        objective = Objective(ATSS(), partial(soft, floor=1e-6), terms, count="batch")
+        objective = Objective(ATSS(), partial(soft, floor=1e-6), terms, count="batch", padding="negative")
         return Model(head, PRIORS[name], objective, vfnet, box_of_distances, vfnet_loss)
     head = Head(12, CLASSES, 1, PointSet(), NoQuality, 5, Predicted, kernel=1, last_norm=False, **COMMON)
     smooth = partial(smooth_l1_loss, beta=0.11)
@@ -700,7 +700,7 @@ def test_locations_in_the_padding_are_ignored_or_negatives():
         return torch.tensor([[0, IGNORED, IGNORED]])
 
     for padding, more in (("ignored", 0.0), ("negative", 2 * focal(1 / 2, 0))):
-        objective = Objective(matches, hard, {"class": Term(focal_loss, padding=padding)})
+        objective = Objective(matches, hard, {"class": Term(focal_loss)}, padding=padding)
         loss = objective(prediction, truths, torch.tensor([[32, 32]]))["class"]
         assert loss.item() == pytest.approx(focal(1 / 2, 1) + focal(1 / 2, 0) + more, rel=1e-5)
         # a larger image has no padding there: the assigner's word counts

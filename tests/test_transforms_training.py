@@ -73,7 +73,7 @@ def test_recipes_refuse_values_of_another_form():
         (Photometric, {"saturation": (-0.1, 1)}, r"saturation \(-0\.1, 1\): allowed are ranges"),
         (Photometric, {"saturation": (1, math.inf)}, "saturation"),
         (Photometric, {"probability": 1.1}, r"photometric probability 1\.1"),
-        (Photometric, {"permute": -0.1}, r"permute -0\.1: numbers in \[0, 1\]"),
+        (Photometric, {"permute": -0.1}, r"permute probability -0\.1: a number in \[0, 1\]"),
         (ZoomOut, {"ratio": (0.9, 4)}, r"zoom_out ratio \(0\.9, 4\): a range"),
         (ZoomOut, {"ratio": (4, 1)}, "zoom_out ratio"),
         (ZoomOut, {"fill": (1, 2)}, r"zoom_out fill \(1, 2\): three numbers"),

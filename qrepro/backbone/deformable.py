@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
+
+from qrepro.precision import unmixed
 
 
 class Deformable(nn.Module):
@@ -41,16 +42,11 @@ class Deformable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, out, H', W') in the weight's precision, of x (B, in, H, W) in any."""
-        with _unmixed(x.device.type):
+        with unmixed(x.device.type):
             x = x.to(self.weight.dtype)
             moves = self.offset(x)
             mask = moves[:, 2 * self.taps :].sigmoid() if self.modulated else None
             return deform_conv2d(x, moves[:, : 2 * self.taps], self.weight, self.bias, mask=mask, **self.place)
-
-
-def _unmixed(device: str) -> AbstractContextManager[Any]:
-    """Mixed precision off, on devices that know it (the shape-only `meta` does not)."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _deformable_flops(x: list[int], weight: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:

@@ -89,14 +89,12 @@ def _cosine(first: float, last: float, done: float) -> float:
 def make_optimiser(schedule: Schedule, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimiser over every parameter that is trained; `factor` of a group is on its learning rate."""
     values = schedule.optimiser
-    biases = {
-        id(p) for m in model.modules() if not isinstance(m, NORMS) for p in [getattr(m, "bias", None)] if p is not None
-    }
+    biases = {id(getattr(module, "bias", None)) for module in model.modules() if not isinstance(module, NORMS)}
     trained = [p for p in model.parameters() if p.requires_grad]
-    parts = [(1.0, 1.0, [p for p in trained if id(p) not in biases])]
-    parts.append((values.bias_lr, values.bias_decay, [p for p in trained if id(p) in biases]))
-    if values.bias_lr == values.bias_decay == 1:
-        parts = [(1.0, 1.0, trained)]
+    parts = (
+        (1.0, 1.0, [p for p in trained if id(p) not in biases]),
+        (values.bias_lr, values.bias_decay, [p for p in trained if id(p) in biases]),
+    )
     groups = [
         {"params": params, "lr": values.lr * lr, "weight_decay": values.weight_decay * decay, "factor": lr}
         for lr, decay, params in parts

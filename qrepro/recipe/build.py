@@ -52,6 +52,8 @@ def build_objective(recipe: Recipe) -> Objective:
         class_target=recipe.target.bind(CLASS_TARGETS),
         terms=terms,
         count=loss.count,
+        images=loss.images,
+        padding=loss.padding,
         pad=recipe.image.pad,
         first_assigner=first.build(ASSIGNERS) if first else None,
         rematch=bool(recipe.first and recipe.first.rematch),

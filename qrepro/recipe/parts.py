@@ -52,9 +52,7 @@ class ClassLossPart(LossPart):
     """The loss of class scores; `by` weighs positives by a measure of theirs."""
 
     by: Measure | None = None
-    images: bool = False
     score: Literal["class", "joint"] = "class"
-    padding: Literal["ignored", "negative"] = "ignored"
 
 
 class BoxLossPart(LossPart):

@@ -99,13 +99,15 @@ class Picture(Section):
 
 
 class Losses(Section):
-    """Loss terms (see `qrepro.objective`); count: how positives are counted in the normaliser."""
+    """Loss terms; count, images and padding: see `qrepro.objective.Objective`."""
 
     classes: Annotated[ClassLossPart, member(CLASS_LOSSES)] = Field(alias="class")
     code: Annotated[BoxLossPart, member(CODE_LOSSES)] | None = None
     box: Annotated[BoxLossPart, member(BOX_LOSSES)] | None = None
     quality: Annotated[QualityLossPart, member(QUALITY_LOSSES)] | None = None
     count: Literal["images", "batch"] = "images"
+    images: bool = False
+    padding: Literal["ignored", "negative"] = "ignored"
 
 
 class Sampling(Section):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qrepro.data.transforms.draw import between, happens, is_probability, is_range
+from qrepro.data.transforms.draw import between, check_probability, happens, is_range
 from qrepro.data.transforms.sample import Sample
 
 
@@ -63,10 +63,8 @@ class Photometric:
                 f"photometric contrast {self.contrast}, saturation {self.saturation}: allowed are ranges [low, high] "
                 "of factors, not negative"
             )
-        if not (is_probability(self.probability) and is_probability(self.permute)):
-            raise ValueError(
-                f"photometric probability {self.probability}, permute {self.permute}: numbers in [0, 1] are needed"
-            )
+        check_probability("photometric", self.probability)
+        check_probability("photometric permute", self.permute)
 
     def __call__(self, sample: Sample) -> Sample:
         """Draw, and change the picture."""

@@ -21,9 +21,10 @@ def whole(low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, ()))
 
 
-def is_probability(value: float) -> bool:
-    """Whether a value may be given to `happens`; nan may not."""
-    return 0 <= value <= 1
+def check_probability(what: str, value: float) -> None:
+    """Raise `ValueError` unless a value of the transform `what` may be given to `happens`; nan may not."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{what} probability {value}: a number in [0, 1] is needed")
 
 
 def is_range(values: Sequence[float], least: float, most: float = math.inf) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from qrepro.data.transforms.draw import happens, is_probability, is_range, whole
+from qrepro.data.transforms.draw import check_probability, happens, is_range, whole
 from qrepro.data.transforms.sample import Sample
 
 
@@ -47,8 +47,7 @@ class Cutout:
             raise ValueError(f"cutout shapes {self.shapes}: one or more [height, width] are needed, both positive")
         if len(self.fill) != 3 or not all(0 <= channel <= 255 for channel in self.fill):
             raise ValueError(f"cutout fill {self.fill}: three whole numbers in [0, 255] are needed")
-        if not is_probability(self.probability):
-            raise ValueError(f"cutout probability {self.probability}: a number in [0, 1] is needed")
+        check_probability("cutout", self.probability)
 
     def __call__(self, sample: Sample) -> Sample:
         """Draw the number of holes, and for each its place and shape."""

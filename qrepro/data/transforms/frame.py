@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qrepro.boxes import pairwise_iou
-from qrepro.data.transforms.draw import between, happens, is_probability, is_range, whole
+from qrepro.data.transforms.draw import between, check_probability, happens, is_range, whole
 from qrepro.data.transforms.sample import Sample
 
 
@@ -29,8 +29,7 @@ class ZoomOut:
             raise ValueError(f"zoom_out ratio {self.ratio}: a range [low, high] is needed, not below 1")
         if len(self.fill) != 3 or not all(0 <= channel <= 255 for channel in self.fill):
             raise ValueError(f"zoom_out fill {self.fill}: three numbers in [0, 255] are needed")
-        if not is_probability(self.probability):
-            raise ValueError(f"zoom_out probability {self.probability}: a number in [0, 1] is needed")
+        check_probability("zoom_out", self.probability)
 
     def __call__(self, sample: Sample) -> Sample:
         """Draw the canvas and the place on it; every whole offset is as likely as the others."""
@@ -120,8 +119,7 @@ class Crop:
     def __post_init__(self) -> None:
         if len(self.smallest) != 2 or not all(0 < least <= 1 for least in self.smallest):
             raise ValueError(f"crop smallest {self.smallest}: two numbers in (0, 1] are needed, height and width")
-        if not is_probability(self.probability):
-            raise ValueError(f"crop probability {self.probability}: a number in [0, 1] is needed")
+        check_probability("crop", self.probability)
 
     def __call__(self, sample: Sample) -> Sample:
         """Draw the size and the place; boxes are clipped to the crop."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from qrepro.data.transforms.draw import happens, is_probability
+from qrepro.data.transforms.draw import check_probability, happens
 from qrepro.data.transforms.sample import Sample
 
 
@@ -16,8 +16,7 @@ class Flip:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        if not is_probability(self.probability):
-            raise ValueError(f"flip probability {self.probability}: a number in [0, 1] is needed")
+        check_probability("flip", self.probability)
 
     def __call__(self, sample: Sample) -> Sample:
         """Draw, and mirror or not."""
