@@ -27,12 +27,14 @@ class MaxIoU:
     At or above `positive` the anchor belongs to that truth; below `negative` it is background; between, ignored.
     best_prior: each truth also takes the anchors of its highest IoU, whatever the thresholds say (if that IoU is
     above `min_best` and above zero: MMDetection gives a truth that no anchor touches to *every* such anchor).
+    ties: all of them, or the first (SSD, arXiv 1512.02325, section 2.2).
     """
 
     positive: float = 0.5
     negative: float = 0.4
     best_prior: bool = True
     min_best: float = 0.0
+    ties: bool = True
 
     def __call__(self, priors: Priors, truths: Truths, usable: Tensor) -> Tensor:
         """Matches (B, R) int64 for priors R, truths (B, G) and usable (B, R) bool."""
@@ -45,8 +47,9 @@ class MaxIoU:
         match = torch.where(best >= self.positive, match, IGNORED)
         match = torch.where(best < self.negative, BACKGROUND, match)
         if self.best_prior:
-            top = iou.amax(2, keepdim=True)
-            claimed = (iou == top) & (top > 0) & (top >= self.min_best)
+            top, at = iou.max(2, keepdim=True)
+            best_of = iou == top if self.ties else torch.zeros_like(iou, dtype=torch.bool).scatter_(2, at, True)
+            claimed = best_of & (top > 0) & (top >= self.min_best)
             # A prior claimed by several truths goes to the last of them, as in MMDetection.
             number = torch.arange(1, count + 1, device=iou.device)[:, None]
             claim = (claimed * number).amax(1) - 1

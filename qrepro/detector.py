@@ -7,42 +7,74 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from qrepro.backbone import FPN, Backbone, Deformable
+from qrepro.backbone import Backbone, Deformable
 from qrepro.boxes import Priors
 from qrepro.quality import Estimator, Place
 from qrepro.represent import BoxRepresentation, bins_of
-from qrepro.sampling import layer_at
+from qrepro.sampling import OutAt, layer_at
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The raw output of one pass.
 
-    cls: (B, R, C) class logits; raw: (B, R, channels) box output; quality: (B, R) quality logits or None;
-    priors, box: what the box output is relative to, and how it is read; first: (B, R, channels) the box output before
-    it was refined, None where it was not.
+    cls: (B, R, C) class logits, None of a first step without; raw: (B, R, channels) box output; quality: (B, R) quality
+    logits or None; priors, box: what the box output is relative to, and how it is read; first: of boxes that were
+    refined, the step before. background: a last channel of `cls` is the background, and scores are a softmax.
     """
 
-    cls: Tensor
+    cls: Tensor | None
     raw: Tensor
     quality: Tensor | None
     priors: Priors
     box: BoxRepresentation
-    first: Tensor | None = None
+    first: Prediction | None = None
+    background: bool = False
 
     def decode(self) -> Tensor:
         """Boxes (B, R, 4) xyxy in pixels of the network input, not clipped."""
         return self.box.decode(self.raw, self.priors)
 
+    @property
+    def logits(self) -> Tensor:
+        """Class logits in float32, of a step that has them."""
+        assert self.cls is not None
+        return self.cls.float()
+
+    def scores(self) -> Tensor:
+        """Class scores (B, R, C) in [0, 1], that of the background left out."""
+        return self.logits.softmax(-1)[..., :-1] if self.background else self.logits.sigmoid()
+
+
+def joined(levels: Sequence[Prediction], priors: Priors) -> Prediction:
+    """The predictions of the levels of a pyramid as one, at their priors."""
+    one = levels[0]
+    cls, raw, quality = (_joined([getattr(level, name) for level in levels]) for name in ("cls", "raw", "quality"))
+    assert raw is not None
+    first = joined([level.first for level in levels if level.first], priors) if one.first else None
+    if one.priors.boxes.dim() == 3:
+        priors = replace(priors, boxes=torch.cat([level.priors.boxes for level in levels], 1))
+    return Prediction(cls, raw, quality, priors, one.box, first, one.background)
+
+
+def _joined(outputs: Sequence[Tensor | None]) -> Tensor | None:
+    """Outputs (B, r, ...) of levels along r; None where they have none."""
+    given = [output for output in outputs if output is not None]
+    return torch.cat(given, 1) if given else None
+
 
 class Tower(nn.Sequential):
-    """`convs` 3x3 convolutions with ReLU, shared over the levels; the last one may be deformable."""
+    """`convs` 3x3 convolutions with ReLU, shared over the levels; the last one may be deformable.
+
+    residual: of two convolutions each, added to what they get before the last ReLU (arXiv 1512.03385, figure 2).
+    """
 
     def __init__(
         self,
@@ -53,33 +85,78 @@ class Tower(nn.Sequential):
         bias: bool,
         std: float,
         deformable: Literal["none", "v1", "v2"] = "none",
+        residual: bool = False,
     ) -> None:
+        if residual and inputs != width:
+            raise ValueError(f"head.residual: what is added must be as wide as the tower, here {inputs} and {width}")
         layers: list[nn.Module] = []
         for index in range(convs):
-            moves = deformable != "none" and index == convs - 1
             conv = nn.Conv2d(width if index else inputs, width, 3, padding=1, bias=bias)
             nn.init.normal_(conv.weight, std=std)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
+            moves = deformable != "none" and index == convs - 1
             layer = Deformable(conv, modulated=deformable == "v2") if moves else conv
-            layers += [layer, *([nn.GroupNorm(groups, width)] if groups else []), nn.ReLU(inplace=True)]
+            normed = [layer, *([nn.GroupNorm(groups, width)] if groups else [])]
+            if residual:
+                inner = Tower(width, width, 1, groups, bias, std)
+                layers.append(Shortcut(*inner, *normed))
+            else:
+                layers += [*normed, nn.ReLU(inplace=True)]
         super().__init__(*layers)
+
+
+class Shortcut(nn.Sequential):
+    """Layers whose output is added to their input, then a ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the shape of x."""
+        return (x + super().forward(x)).relu()
+
+
+@dataclass(frozen=True)
+class ReadAt:
+    """Where features are read, if not in their own cell.
+
+    towers, outputs: by the last convolutions of the towers, by the prediction layers: constructors of samplers of the
+    points that follow the (first) box; quality: by the estimate, a constructor of a layer of (inputs, outputs).
+    """
+
+    towers: Callable[[int], Any] | None = None
+    outputs: Callable[[int], Any] | None = None
+    quality: Callable[[int, int], nn.Module] | None = None
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """Boxes that a second step refines.
+
+    refine: what the second step predicts: a correction that is added to the `code` of the first box, seen detached
+    (RepPoints, arXiv 1904.11490; where the code is the logarithm of distances it multiplies these: VFNet, arXiv
+    2008.13367, section 3.4), or a code relative to the first `box`, also detached (PASSD).
+    box: how first boxes are written; objectness: whether the step also tells objects from background.
+    """
+
+    refine: Literal["code", "box"]
+    box: BoxRepresentation
+    objectness: bool = False
 
 
 class Head(nn.Module):
     """Two towers and their prediction layers: class, box and quality, shared over the levels.
 
     convs, width: of each tower; norm: `none`, or `group` normalisation in `groups` groups; bias: of the towers'
-    convolutions, `auto` where there is no norm; deformable: of the last convolution of a tower; scales: one learned
-    factor per level on the box output (FCOS, section 3.1); quality_on: the tower that the estimate reads;
-    prior_probability: class score at the start of training (RetinaNet, section 3.3); tower_std: of the towers' first
-    weights; kernel: of the prediction layers.
+    convolutions, `auto` where there is no norm; deformable: of the last convolution of a tower; residual: a tower is of
+    so many residual blocks; scales: one learned factor per level on the box output (FCOS, section 3.1); quality_on: the
+    tower that the estimate reads; scores: a `sigmoid` a class, or a `softmax` over classes and background;
+    prior_probability: class score at the start of training (RetinaNet, section 3.3; of a softmax all are equal);
+    tower_std: of the towers' first weights; kernel: of the prediction layers; init: of their first weights, N(0, 0.01)
+    or Xavier's.
 
-    With a sampler the last of the `convs` stands on points of the box that the box tower predicts, in the class tower,
-    and, with `refine`, a second time on what the box tower has before its own last one. The latter predicts a
-    correction, which is added to the code of the first box, seen detached (RepPoints, arXiv 1904.11490; where the code
-    is the logarithm of distances it multiplies these: VFNet, arXiv 2008.13367, section 3.4). last_norm: whether the
-    last convolution of the box tower has the norm of the others (RepPoints: no).
+    With points for the towers the last of the `convs` stands on points of the box that the box tower predicts, in the
+    class tower, and, where boxes are refined, a second time on what the box tower has before its own last one.
+    last_norm: whether the last convolution of the box tower has the norm of the others (RepPoints: no). With points for
+    the outputs it is the prediction layers that stand on points, those of each prior of a cell on its own.
     """
 
     def __init__(
@@ -90,8 +167,8 @@ class Head(nn.Module):
         box: BoxRepresentation,
         quality: Callable[[Place], Estimator],
         levels: int = 5,
-        sampler: Callable[[int], Any] | None = None,
-        reader: Callable[[int, int], nn.Module] | None = None,
+        read_at: ReadAt = ReadAt(),
+        first: FirstStep | None = None,
         *,
         convs: int = 4,
         width: int = 256,
@@ -99,84 +176,107 @@ class Head(nn.Module):
         groups: int = 32,
         bias: Literal["auto", "always"] = "auto",
         deformable: Literal["none", "v1", "v2"] = "none",
+        residual: bool = False,
         scales: bool = False,
         quality_on: Literal["box", "class"] = "box",
+        scores: Literal["sigmoid", "softmax"] = "sigmoid",
         prior_probability: float = 0.01,
         tower_std: float = 0.01,
         kernel: Literal[1, 3] = 3,
-        refine: bool = False,
+        init: Literal["normal", "xavier"] = "normal",
         last_norm: bool = True,
     ) -> None:
         super().__init__()
-        if sampler and (per_cell != 1 or convs < 1):
+        at_points = read_at.towers is not None
+        if at_points and (per_cell != 1 or convs < 1):
             raise ValueError(f"sampling.towers: needs one prior a cell and a convolution, here {per_cell} and {convs}")
-        if refine and not sampler:
-            raise ValueError("head.refine: boxes are refined at points, and sampling.towers says of none")
-        self.classes, self.per_cell, self.box, self.quality_on = classes, per_cell, box, quality_on
+        self.classes, self.per_cell, self.box, self.first, self.quality_on = classes, per_cell, box, first, quality_on
+        self.background = scores == "softmax"
         normed = groups if norm == "group" else None
-        plain = convs - 1 if sampler else convs
+        plain = convs - at_points
         if deformable != "none" and not plain:
             raise ValueError("head.deformable: no convolution of the towers is left beside the one at points")
-        rest = normed, bias == "always" or normed is None, tower_std, deformable
+        rest = normed, bias == "always" or normed is None, tower_std, deformable, residual
         self.cls_tower, self.box_tower = Tower(inputs, width, plain, *rest), Tower(inputs, width, plain, *rest)
         before = width if plain else inputs
-        self.sampler = sampler(before) if sampler else None
-        if self.sampler is not None:
+        width = width if convs else inputs
+        self.towers_at = read_at.towers(before) if read_at.towers else None
+        self.outputs_at = read_at.outputs(width) if read_at.outputs else None
+        if self.towers_at is not None:
             own = normed if last_norm else None
             self.box_last = Tower(before, width, 1, own, bias == "always" or own is None, tower_std)
-            self.cls_at = layer_at(self.sampler, before, width, tower_std)
-        self.refine = refine
-        if refine:
-            self.refine_at = layer_at(self.sampler, before, width, tower_std)
-            self.refine_out = _out(width, box.channels, kernel)
-            self.refine_scales = _ones(levels if scales else 0)
-        self.quality = quality(Place(width, per_cell, bins_of(box), reader))
-        start = -math.log(1 / prior_probability - 1)
-        self.cls_out = _out(width + self.quality.appended, per_cell * classes, kernel, start)
-        self.box_out = _out(width, per_cell * box.channels, kernel)
+            self.cls_at = layer_at(self.towers_at, before, width, tower_std)
+
+        out: Callable[..., nn.Module] = partial(_out, kernel=kernel, init=init)
+        final = out
+        if self.outputs_at is not None:
+            final = partial(OutAt, self.outputs_at, per_cell if self.outputs_at.of_box else 1)
+        self.box_out = out(width, per_cell * (first.box if first else box).channels)
         self.scales = _ones(levels if scales else 0)
+        if first:
+            if first.objectness:
+                self.object_out = out(width, per_cell * (1 + self.background))
+            if self.towers_at is not None:
+                self.refine_at = layer_at(self.towers_at, before, width, tower_std)
+            self.refine_out = final(width, per_cell * box.channels)
+            self.refine_scales = _ones(levels if scales else 0)
+        self.quality = quality(Place(width, per_cell, bins_of(box), read_at.quality))
+        start = 0.0 if self.background else -math.log(1 / prior_probability - 1)
+        self.cls_out = final(width + self.quality.appended, per_cell * (classes + self.background), bias=start)
 
     def forward(self, pyramid: Sequence[Tensor], priors: Priors) -> Prediction:
         """Dense predictions at the priors of a pyramid of features (B, inputs, H, W), finest first."""
-        seen = [
-            self._level(number, features, mine)
-            for number, (features, mine) in enumerate(zip(pyramid, priors.split(), strict=True))
-        ]
-        cls, raw, quality, first = zip(*seen, strict=True)
-        estimate = self._joined(quality)[..., 0] if quality[0] is not None else None
-        before = self._joined(first) if first[0] is not None else None
-        return Prediction(self._joined(cls), self._joined(raw), estimate, priors, self.box, before)
+        levels = enumerate(zip(pyramid, priors.split(), strict=True))
+        return joined([self._level(number, features, mine) for number, (features, mine) in levels], priors)
 
-    def _level(
-        self, number: int, features: Tensor, priors: Priors
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Maps (B, per_cell * K, H, W) of class logits, box output, quality logits and first box output of a level."""
-        cls_features, box_features = self.cls_tower(features), self.box_tower(features)
-        before = box_features
-        if self.sampler is not None:
-            box_features = self.box_last(before)
-        raw, first = self.box_out(box_features) * (self.scales[number] if self.scales else 1), None
-        if self.sampler is not None:
-            points = self.sampler(before, raw, self._sides(raw, priors))
+    def _level(self, number: int, features: Tensor, priors: Priors) -> Prediction:
+        """The prediction of one level."""
+        cls_features, before = self.cls_tower(features), self.box_tower(features)
+        box_features = before if self.towers_at is None else self.box_last(before)
+        raw = self.box_out(box_features) * (self.scales[number] if self.scales else 1)
+        box = self.first.box if self.first else self.box
+        sides = partial(self._sides, raw, box, priors, priors)
+        seen, refined = box_features, before
+        if self.towers_at is not None:
+            points = self.towers_at(before, raw, sides())
             cls_features = self.cls_at(cls_features, points).relu()
-            if self.refine:
-                step = self.refine_out(self.refine_at(before, points).relu())
-                first, raw = raw, raw.detach() + step * (self.refine_scales[number] if self.refine_scales else 1)
-        seen = box_features if self.quality_on == "box" else cls_features
-        quality = self.quality(seen, raw, lambda: self._sides(raw, priors))
+            if self.first:
+                refined = self.refine_at(before, points).relu()
+        at = () if self.outputs_at is None else (self._points(self.outputs_at, refined, raw, sides()),)
+        first, reference = None, priors
+        if self.first:
+            objects = self._flat(self.object_out(box_features)) if self.first.objectness else None
+            first = Prediction(objects, self._flat(raw), None, priors, box, background=self.background)
+            step = self.refine_out(refined, *at) * (self.refine_scales[number] if self.refine_scales else 1)
+            if self.first.refine == "code":
+                raw = raw.detach() + step
+            else:
+                raw, reference = step, replace(priors, boxes=first.decode().detach())
+        seen = seen if self.quality_on == "box" else cls_features
+        quality = self.quality(seen, raw, partial(self._sides, raw, self.box, reference, priors))
         if self.quality.appended:
             cls_features, quality = torch.cat([cls_features, quality], 1), None
-        return self.cls_out(cls_features), raw, quality, first
+        cls = self._flat(self.cls_out(cls_features, *at))
+        estimate = None if quality is None else self._flat(quality)[..., 0]
+        return Prediction(cls, self._flat(raw), estimate, reference, self.box, first, self.background)
 
-    def _sides(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Distances (B, 4, H, W) in cells of the points of the cells to the sides of boxes (B, channels, H, W)."""
+    def _points(self, sampler: Any, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
+        """Points (B, sets, taps, 2, H, W): of each prior of a cell, or one set for all where no box moves them."""
+        if not sampler.of_box:
+            return sampler(features, raw, sides)[:, None]
+        each = raw.unflatten(1, (self.per_cell, -1)).flatten(0, 1)
+        return sampler(features, each, sides).unflatten(0, (-1, self.per_cell))
+
+    def _sides(self, raw: Tensor, box: BoxRepresentation, reference: Priors, priors: Priors) -> Tensor:
+        """Distances (B * per_cell, 4, H, W) in cells of the centres of priors to the sides of boxes.
+
+        raw: (B, per_cell * channels, H, W), the code of boxes relative to `reference`.
+        """
         # around the origin instead of their own points, so that no digit is lost to the coordinates
-        boxes = self.box.decode(self._flat(raw), priors.moved(-priors.centres())) / priors.stride[:, None]
-        return torch.cat([-boxes[..., :2], boxes[..., 2:]], -1).transpose(1, 2).unflatten(2, raw.shape[-2:])
-
-    def _joined(self, maps: Sequence[Tensor]) -> Tensor:
-        """(B, R, K) of the maps (B, per_cell * K, H, W) of all levels."""
-        return torch.cat([self._flat(one) for one in maps], 1)
+        boxes = box.decode(self._flat(raw), reference.moved(-priors.centres())) / priors.stride[:, None]
+        sides = torch.cat([-boxes[..., :2], boxes[..., 2:]], -1)
+        maps = sides.unflatten(1, (*raw.shape[-2:], self.per_cell))
+        return maps.permute(0, 3, 4, 1, 2).flatten(0, 1)
 
     def _flat(self, maps: Tensor) -> Tensor:
         """(B, per_cell * K, H, W) -> (B, H * W * per_cell, K), the order of the priors."""
@@ -184,10 +284,26 @@ class Head(nn.Module):
         return maps.permute(0, 2, 3, 1).reshape(batch, height * width * self.per_cell, channels // self.per_cell)
 
 
-def _out(inputs: int, outputs: int, kernel: int, bias: float = 0.0) -> nn.Conv2d:
+class Separate(nn.Module):
+    """A head of its own for every level (SSD, arXiv 1512.02325, figure 2)."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, pyramid: Sequence[Tensor], priors: Priors) -> Prediction:
+        """Dense predictions at the priors of a pyramid of features (B, inputs, H, W), finest first."""
+        levels = zip(self.heads, pyramid, priors.split(), strict=True)
+        return joined([head([features], mine) for head, features, mine in levels], priors)
+
+
+def _out(inputs: int, outputs: int, bias: float = 0.0, *, kernel: int, init: str) -> nn.Conv2d:
     """A prediction layer."""
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-    nn.init.normal_(layer.weight, std=0.01)
+    if init == "xavier":
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.normal_(layer.weight, std=0.01)
     assert layer.bias is not None
     nn.init.constant_(layer.bias, bias)
     return layer
@@ -202,10 +318,10 @@ class Detector(nn.Module):
     """Image in, dense predictions out. Every member is a part that the recipe names."""
 
     backbone: Backbone
-    neck: FPN
-    head: Head
+    neck: Any
+    head: Head | Separate
 
-    def __init__(self, backbone: Backbone, neck: FPN, head: Head, prior: Any) -> None:
+    def __init__(self, backbone: Backbone, neck: Any, head: Head | Separate, prior: Any) -> None:
         super().__init__()
         self.backbone, self.neck, self.head, self.prior = backbone, neck, head, prior
 

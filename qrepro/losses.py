@@ -62,6 +62,16 @@ def varifocal_loss(
     return weight * F.binary_cross_entropy_with_logits(logit, target, reduction="none")
 
 
+def softmax_loss(logit: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of a softmax over classes and background (SSD, arXiv 1512.02325, eq. 3), per element: -t log p.
+
+    logit: (..., C + 1), the background last; target: (..., C), whose rest to 1 is the background's. Returns
+    (..., C + 1) in nats, of which the sum is the cross-entropy.
+    """
+    background = 1 - target.sum(-1, keepdim=True)
+    return -torch.cat([target, background], -1) * logit.log_softmax(-1)
+
+
 def distribution_focal_loss(raw: Tensor, code: Tensor) -> Tensor:
     """Distribution focal loss, GFL (arXiv 2006.04388) eq. 6, mean over the sides, with P = softmax over bins.
 
@@ -142,7 +152,12 @@ def l2_loss(logit: Tensor, target: Tensor) -> Tensor:
     return (torch.sigmoid(logit) - target) ** 2
 
 
-CLASS_LOSSES: dict[str, Loss] = {"focal": focal_loss, "qfl": quality_focal_loss, "vfl": varifocal_loss}
+CLASS_LOSSES: dict[str, Loss] = {
+    "focal": focal_loss,
+    "qfl": quality_focal_loss,
+    "vfl": varifocal_loss,
+    "softmax": softmax_loss,
+}
 CODE_LOSSES: dict[str, Loss] = {
     "smooth_l1": smooth_l1_loss,
     "l1": l1_loss,

@@ -3,7 +3,7 @@
 With N the number of positives of the whole batch, over all ranks, and w a measure of each positive (1 by default):
 L = (1/N) [sum over locations of w L_class + sum over positives of L_quality]
     + (1 / sum of w) sum over positives of w (L_code + L_box), each with its weight; w is 1 at negatives.
-A detector that refines its boxes adds L_first, of the boxes before that.
+A detector that refines its boxes adds the same of its first step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from qrepro.assign import BACKGROUND, IGNORED
+from qrepro.assign import BACKGROUND
 from qrepro.boxes import Priors, Truths, aligned_iou, centerness
 from qrepro.detector import Prediction
 from qrepro.losses import Loss
@@ -52,8 +52,11 @@ def positives(prediction: Prediction, truths: Truths, matches: Tensor) -> Positi
     image, location = (matches >= 0).nonzero(as_tuple=True)
     match = matches[image, location]
     truth = truths.boxes[image, match]
-    priors = prediction.priors.take(location)
+    priors = prediction.priors.at(image, location)
     decoded = prediction.box.decode(prediction.raw[image, location], priors)
+    score = decoded.new_zeros(len(decoded))
+    if prediction.cls is not None:
+        score = replace(prediction, cls=prediction.cls[image, location].detach()).scores().amax(-1)
     return Positives(
         image,
         location,
@@ -62,86 +65,95 @@ def positives(prediction: Prediction, truths: Truths, matches: Tensor) -> Positi
         decoded,
         aligned_iou(decoded, truth),
         centerness(priors.centres(), truth),
-        prediction.cls[image, location].detach().float().sigmoid().amax(-1),
+        score,
     )
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Assignment, targets and losses of a recipe.
+    """Assignment, targets and losses of a recipe, or of the first step of one.
 
+    assigner: None, of a first step only, for the matches of the step after it.
     terms: by name; class: focal and its kin on every location; code: raw output against the encoded truth;
-    box: decoded box against the truth; quality: estimate against the measure it is of; first: decoded box before
-    refinement against the truth.
+    box: decoded box against the truth; quality: estimate against the measure it is of.
     count: how positives are counted, `images` gives an image without any the count 1 (MMDetection's anchor heads),
     `batch` only the batch as a whole. images: images are counted with the positives in the class term (FoveaBox's
     code). padding: locations in the padding of an image take no part or are negatives (FCOS's and VFNet's code).
-    first_assigner: for the boxes before refinement, if theirs is another; rematch: the final ones are matched on these
-    boxes in place of the priors (RepPoints).
+    negatives: of each image so many a positive count in the class term, those of the highest loss (SSD, arXiv
+    1512.02325, section 2.2); None for all.
+    first: of the first step, where every object is of class 0; rematch: the final boxes are matched as the first ones
+    stand, in place of the priors (RepPoints, PASSD).
     """
 
-    assigner: Assigner
+    assigner: Assigner | None
     class_target: Callable[[Tensor], Tensor]
     terms: Mapping[str, Term]
     count: Literal["images", "batch"] = "images"
     images: bool = False
     padding: Literal["ignored", "negative"] = "ignored"
+    negatives: float | None = None
     pad: int = 32
-    first_assigner: Assigner | None = None
+    first: Objective | None = None
     rematch: bool = False
 
     @torch.no_grad()
     def match(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> Tensor:
         """(B, R) matches of images of size (B, 2) in pixels; nothing is matched wholly in the padding."""
-        priors = prediction.priors
-        if self.rematch and prediction.first is not None:
-            priors = replace(priors, boxes=prediction.box.decode(prediction.first, priors))
-        inside = self._inside(prediction, sizes)
+        assert self.assigner is not None
+        first = prediction.first
+        priors = first.priors if first else prediction.priors
+        if self.rematch and first:
+            priors = replace(priors, boxes=first.decode())
+        inside = priors.inside((sizes / self.pad).ceil() * self.pad)
         matches = self.assigner(priors, truths, inside)
         return matches if self.padding == "ignored" else matches.masked_fill(~inside, BACKGROUND)
 
-    @torch.no_grad()
-    def match_first(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> Tensor | None:
-        """(B, R) matches of the boxes before refinement, None where they have none of their own."""
-        if self.first_assigner is None:
-            return None
-        return self.first_assigner(prediction.priors, truths, self._inside(prediction, sizes))
-
     def __call__(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> dict[str, Tensor]:
         """Scalar loss terms by name, in float32; the same names whatever the batch holds, so that ranks agree."""
-        if self.terms["class"].score == "joint" and prediction.quality is not None:
-            prediction = replace(prediction, cls=joint_logit(prediction.cls.float(), prediction.quality.float()))
         matches = self.match(prediction, truths, sizes)
+        losses = self._losses(prediction, truths, matches)
+        if self.first and prediction.first:
+            objects = replace(truths, labels=torch.zeros_like(truths.labels))
+            if self.first.assigner:
+                matches = self.first.match(prediction.first, objects, sizes)
+            first = self.first._losses(prediction.first, objects, matches)
+            losses |= {f"first_{name}": value for name, value in first.items()}
+        return losses
+
+    def _losses(self, prediction: Prediction, truths: Truths, matches: Tensor) -> dict[str, Tensor]:
+        """The terms of one step."""
+        losses: dict[str, Tensor] = {}
+        terms, counted = self.terms, self._count(matches)
+        if "class" in terms and terms["class"].score == "joint" and prediction.quality is not None:
+            prediction = replace(prediction, cls=joint_logit(prediction.logits, prediction.quality.float()))
         found = positives(prediction, truths, matches)
-        counted = self._count(matches)
-        losses = {"class": self._class_loss(prediction, found, matches, counted)}
-        if (term := self.terms.get("code")) is not None:
-            code = prediction.box.encode(found.truth, prediction.priors.take(found.location))
-            raw = prediction.raw[found.image, found.location].float()
-            losses["code"] = self._box_loss(term, raw, code, found, counted)
-        if (term := self.terms.get("box")) is not None:
-            losses["box"] = self._boxes_loss(term, prediction, found, counted)
-        if (term := self.terms.get("first")) is not None and prediction.first is not None:
-            before, own = replace(prediction, raw=prediction.first), self.match_first(prediction, truths, sizes)
-            matches = matches if own is None else own
-            losses["first"] = self._boxes_loss(term, before, positives(before, truths, matches), self._count(matches))
-        if (term := self.terms.get("quality")) is not None and prediction.quality is not None:
+        if "class" in terms:
+            losses["class"] = self._class_loss(terms["class"], prediction, found, matches, counted)
+        if "code" in terms:
+            priors = prediction.priors.at(found.image, found.location)
+            code = prediction.box.code(prediction.raw[found.image, found.location], priors)
+            losses["code"] = self._box_loss(
+                terms["code"], code, prediction.box.encode(found.truth, priors), found, counted
+            )
+        if "box" in terms:
+            losses["box"] = self._boxes_loss(terms["box"], prediction, found, counted)
+        if "quality" in terms and prediction.quality is not None:
+            term = terms["quality"]
             target = MEASURES[term.towards](found)
             estimate = prediction.quality[found.image, found.location].float()
             value = term.loss(estimate, target.detach() if term.detach else target)
             losses["quality"] = term.weight * value.sum() / _shared(counted).clamp(min=1)
         return losses
 
-    def _inside(self, prediction: Prediction, sizes: Tensor) -> Tensor:
-        """(B, R) bool, false where a location lies wholly in the padding of its image."""
-        return prediction.priors.inside((sizes / self.pad).ceil() * self.pad)
-
-    def _class_loss(self, prediction: Prediction, found: Positives, matches: Tensor, counted: Tensor) -> Tensor:
-        """Sum over all locations that are not ignored, by N."""
-        term = self.terms["class"]
-        logit = prediction.cls.float()
-        target = scatter(self.class_target(found.iou.detach()), found.labels, found.image, found.location, logit.shape)
-        value = term.loss(logit, target).sum(-1) * (matches != IGNORED)
+    def _class_loss(
+        self, term: Term, prediction: Prediction, found: Positives, matches: Tensor, counted: Tensor
+    ) -> Tensor:
+        """Sum over all locations that take part, by N."""
+        logit = prediction.logits
+        shape = torch.Size((*matches.shape, logit.shape[-1] - prediction.background))
+        target = scatter(self.class_target(found.iou.detach()), found.labels, found.image, found.location, shape)
+        value = term.loss(logit, target).sum(-1)
+        value = value * self._counts(value.detach(), matches)
         if term.by is not None:
             share = torch.ones_like(value)
             share[found.image, found.location] = MEASURES[term.by](found).detach()
@@ -149,11 +161,20 @@ class Objective:
         total = counted + len(matches) if self.images else counted
         return term.weight * value.sum() / _shared(total).clamp(min=1)
 
+    def _counts(self, value: Tensor, matches: Tensor) -> Tensor:
+        """(B, R) bool, the locations whose class counts: positives, and negatives by their loss (B, R)."""
+        positive, negative = matches >= 0, matches == BACKGROUND
+        if self.negatives is not None:
+            worst = value.masked_fill(~negative, -torch.inf).argsort(dim=1, descending=True, stable=True)
+            rank = worst.argsort(dim=1)
+            negative &= rank < self.negatives * positive.sum(1, keepdim=True)
+        return positive | negative
+
     def _boxes_loss(self, term: Term, prediction: Prediction, found: Positives, counted: Tensor) -> Tensor:
         """A loss of decoded boxes, in the term's unit."""
         boxes, truth = found.decoded, found.truth
         if term.unit == "side":
-            priors = prediction.priors.take(found.location).boxes
+            priors = prediction.priors.at(found.image, found.location).boxes
             side = (priors[:, 2] - priors[:, 0])[:, None]
             boxes, truth = boxes / side, truth / side
         return self._box_loss(term, boxes, truth, found, counted)

@@ -19,8 +19,8 @@ class Dense:
     """Dense outputs as they are ranked.
 
     cls: (B, R, C) class scores and quality: (B, R) estimates, None without one, both in [0, 1];
-    boxes: (B, R, 4) decoded and clipped, pixels of the network input; centres: (R, 2) of the priors; level: (R,) of
-    each.
+    boxes: (B, R, 4) decoded and clipped, pixels of the network input; centres: (..., R, 2) of the priors; level:
+    (R,) of each.
     """
 
     cls: Tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,30 +18,39 @@ from qrepro.boxes import Priors, distances
 Four = tuple[float, float, float, float]
 
 
-class BoxRepresentation(Protocol):
+class BoxRepresentation:
     """What a member of this axis offers."""
 
     @property
     def channels(self) -> int:
         """Numbers per prior that the network puts out."""
+        raise NotImplementedError
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
         """Target code (P, ...) of boxes (P, 4) at the priors (P)."""
+        raise NotImplementedError
+
+    def code(self, raw: Tensor, priors: Priors) -> Tensor:
+        """What of outputs (..., R, channels) is trained towards a code: the output itself unless a member says else."""
+        return raw.float()
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
         """Boxes (..., R, 4) of outputs (..., R, channels) at the priors (R); differentiable."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delta:
+class Delta(BoxRepresentation):
     """Centre shift and log size relative to an anchor (R-CNN, arXiv 1311.2524, appendix C), as (dx, dy, dw, dh).
 
     means, stds: the codes are (delta - mean) / std; max_ratio: |dw|, |dh| are cut at ln(max_ratio) when decoding.
+    clip: the centre moves by less than half a cell (PASSD, eq. 2): (dx, dy) = tanh(output) stride / (2 anchor size).
     """
 
     means: Four = (0.0, 0.0, 0.0, 0.0)
     stds: Four = (1.0, 1.0, 1.0, 1.0)
     max_ratio: float = 1000 / 16
+    clip: bool = False
 
     @property
     def channels(self) -> int:
@@ -55,11 +64,18 @@ class Delta:
         delta = torch.cat([(centre - anchor_centre) / anchor_size, (size / anchor_size).log()], -1)
         return (delta - delta.new_tensor(self.means)) / delta.new_tensor(self.stds)
 
+    def code(self, raw: Tensor, priors: Priors) -> Tensor:
+        """Codes (..., R, 4) of outputs (..., R, 4); in float32 whatever the network ran in."""
+        raw = raw.float()
+        if not self.clip:
+            return raw
+        shift = raw[..., :2].tanh() * priors.stride[:, None] / (2 * _centre_size(priors.boxes)[1])
+        return torch.cat([(shift - raw.new_tensor(self.means[:2])) / raw.new_tensor(self.stds[:2]), raw[..., 2:]], -1)
+
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Boxes (..., R, 4) of codes (..., R, 4); in float32 whatever the network ran in."""
-        delta = raw.float() * raw.new_tensor(self.stds, dtype=torch.float32) + raw.new_tensor(
-            self.means, dtype=torch.float32
-        )
+        """Boxes (..., R, 4) of outputs (..., R, 4)."""
+        code = self.code(raw, priors)
+        delta = code * code.new_tensor(self.stds) + code.new_tensor(self.means)
         limit = math.log(self.max_ratio)
         anchor_centre, anchor_size = _centre_size(priors.boxes)
         centre = anchor_centre + delta[..., :2] * anchor_size
@@ -68,7 +84,7 @@ class Delta:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distance:
+class Distance(BoxRepresentation):
     """Distances from a prior's centre to the sides, left, top, right, bottom, in cells (FCOS, arXiv 1904.01355).
 
     activation: what makes an output a distance: `exp` (FCOS, section 3.1), `clamp` at 0 (its improved version), `none`.
@@ -92,7 +108,7 @@ class Distance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian:
+class Gaussian(BoxRepresentation):
     """Distances in cells as normal distributions: means, then logs of the variance (GFL, arXiv 2006.04388, table 5)."""
 
     @property
@@ -110,7 +126,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True, kw_only=True)
-class General:
+class General(BoxRepresentation):
     """Distances as any distribution over n + 1 bins, `delta` cells apart (GFL, arXiv 2006.04388, eq. 4 and 5).
 
     n: number of the last bin: distances up to n delta cells are represented.
@@ -139,7 +155,7 @@ class General:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogDistance:
+class LogDistance(BoxRepresentation):
     """Logs of the distances relative to the side of the prior (FoveaBox, arXiv 1904.03797, eq. 4).
 
     limit: distances are cut to [1 / limit, limit] sides when encoded.
@@ -154,15 +170,15 @@ class LogDistance:
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
         """Codes (P, 4)."""
-        relative = distances(priors.centres(), boxes) / _centre_size(priors.boxes)[1][:, :1]
+        relative = distances(priors.centres(), boxes) / _centre_size(priors.boxes)[1][..., :1]
         return relative.clamp(1 / self.limit, self.limit).log()
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
         """Boxes (..., R, 4) of codes (..., R, 4)."""
-        return _around(priors.centres(), raw.float().exp() * _centre_size(priors.boxes)[1][:, :1])
+        return _around(priors.centres(), raw.float().exp() * _centre_size(priors.boxes)[1][..., :1])
 
 
-class PointSet(nn.Module):
+class PointSet(nn.Module, BoxRepresentation):
     """A set of points, y before x, in cells from the prior's centre; the box is read off it (RepPoints, 1904.11490).
 
     points: their number. transform: `moment`, mean +- deviation times a factor per axis, learned as its logarithm;
@@ -189,7 +205,7 @@ class PointSet(nn.Module):
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
         """Boxes (..., R, 4) of outputs (..., R, 2 * points)."""
         place = raw.float().unflatten(-1, (self.points, 2)).flip(-1)
-        place = place * priors.stride[:, None, None] + priors.centres()[:, None]
+        place = place * priors.stride[:, None, None] + priors.centres()[..., None, :]
         if self.transform == "minmax":
             return torch.cat([place.amin(-2), place.amax(-2)], -1)
         middle = place.mean(-2)
@@ -205,7 +221,7 @@ def _in_cells(boxes: Tensor, priors: Priors) -> Tensor:
 
 
 def _around(centre: Tensor, sides: Tensor) -> Tensor:
-    """Boxes (..., R, 4) at distances (..., R, 4) from centres (R, 2)."""
+    """Boxes (..., R, 4) at distances (..., R, 4) from centres (..., R, 2)."""
     return torch.cat([centre - sides[..., :2], centre + sides[..., 2:]], -1)
 
 

@@ -4,7 +4,8 @@ A sampler is built with the width of the features. It is called with these featu
 the box of each cell (B, channels, H, W) and its sides (B, 4, H, W): the distances from the point of the cell to left,
 top, right and bottom, in cells. It returns points (B, taps, 2, H, W), y before x, in cells relative to their own cell.
 Its `shape` is the rows and columns that the taps are numbered in, row by row; `extreme` says that of each row only the
-strongest response counts. `share` is the part of the gradient that passes through the points into the box.
+strongest response counts; its `of_box` whether the points depend on the box, so that each prior of a cell has its own.
+`share` is the part of the gradient that passes through the points into the box.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Pattern(nn.Module):
     low: Tensor
     high: Tensor
     extreme = False
+    of_box = True
 
     def __init__(self, places: Sequence[tuple[Axis, Axis]], shape: tuple[int, int], share: float) -> None:
         super().__init__()
@@ -70,7 +72,10 @@ class Star(Pattern):
 
 
 class Region(Pattern):
-    """Centres of `bins` x `bins` parts of the box: region features, one sample a bin (IoU-Net, arXiv 1807.11590)."""
+    """Centres of `bins` x `bins` parts of the box: region features, one sample a bin (IoU-Net, arXiv 1807.11590).
+
+    With 3 x 3 these are the taps of PASSD's attending process (eq. 4 and 5).
+    """
 
     def __init__(self, width: int, *, bins: int = 7, share: float = 0.1) -> None:
         steps = [along((i + 0.5) / bins) for i in range(bins)]
@@ -92,11 +97,29 @@ class Border(Pattern):
         self.extreme = extreme
 
 
+class Grid(nn.Module):
+    """The 3x3 grid around the cell, `dilation` cells apart: what a dilated convolution reads."""
+
+    grid: Tensor
+    extreme = False
+    of_box = False
+
+    def __init__(self, width: int, *, dilation: int = 1) -> None:
+        super().__init__()
+        self.shape = 3, 3
+        self.register_buffer("grid", _grid(dilation), persistent=False)
+
+    def forward(self, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
+        """Points (B, 9, 2, H, W)."""
+        return self.grid.expand(len(features), -1, -1, *features.shape[-2:])
+
+
 class Learned(nn.Module):
     """Points that a 3x3 convolution of the features puts around the cell (arXiv 1703.06211); starts as the 3x3 grid."""
 
     grid: Tensor
     extreme = False
+    of_box = False
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -105,8 +128,7 @@ class Learned(nn.Module):
         nn.init.zeros_(self.offset.weight)
         assert self.offset.bias is not None
         nn.init.zeros_(self.offset.bias)
-        grid = torch.tensor([(y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)])
-        self.register_buffer("grid", grid[..., None, None], persistent=False)
+        self.register_buffer("grid", _grid(), persistent=False)
 
     def forward(self, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
         """Points (B, 9, 2, H, W)."""
@@ -114,10 +136,16 @@ class Learned(nn.Module):
             return self.grid + self.offset(features.float()).unflatten(1, (9, 2))
 
 
+def _grid(step: float = 1.0) -> Tensor:
+    """(9, 2, 1, 1) y, x of the 3x3 grid around a cell, `step` cells apart, row by row."""
+    return step * torch.tensor([(y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)])[..., None, None]
+
+
 class Predicted(nn.Module):
     """The points that the raw output itself is: a set of nine, y before x, in cells (RepPoints, arXiv 1904.11490)."""
 
     extreme = False
+    of_box = True
 
     def __init__(self, width: int, *, share: float = 0.1) -> None:
         super().__init__()
@@ -191,6 +219,20 @@ class Reader(nn.Module):
         return self.layer(features, self.sampler(features, raw, sides)) + self.bias[:, None, None]
 
 
+class OutAt(nn.Module):
+    """A layer with bias that predicts at points: `sets` of them for as many priors of a cell, or one for all."""
+
+    def __init__(self, sampler: Any, sets: int, inputs: int, outputs: int, bias: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layer_at(sampler, inputs, outputs // sets) for _ in range(sets))
+        self.bias = nn.Parameter(torch.full((outputs,), bias))
+
+    def forward(self, features: Tensor, points: Tensor) -> Tensor:
+        """Maps (B, outputs, H, W), prior by prior, of features (B, inputs, H, W) at points (B, sets, taps, 2, H, W)."""
+        maps = [layer(features, at) for layer, at in zip(self.layers, points.unbind(1), strict=True)]
+        return torch.cat(maps, 1) + self.bias[:, None, None]
+
+
 def read(features: Tensor, points: Tensor) -> Tensor:
     """Features (B, C, N, H, W), bilinear and 0 outside, of (B, C, H, W) at points (B, N, 2, H, W), float32."""
     height, width = features.shape[-2:]
@@ -207,6 +249,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "region": Region,
     "border": Border,
     "star": Star,
+    "grid": Grid,
     "learned": Learned,
     "predicted": Predicted,
 }

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou, deform_conv2d, generalized_box_iou_loss, si
 
 from qrepro.assign import ATSS, BACKGROUND, IGNORED, MaxIoU, NearestPoint
 from qrepro.boxes import Anchors, Points, Priors, Truths
-from qrepro.detector import Head, Prediction
+from qrepro.detector import FirstStep, Head, Prediction, ReadAt
 from qrepro.losses import focal_loss, giou_loss, quality_focal_loss, smooth_l1_loss, varifocal_loss
 from qrepro.objective import Objective, Term, total
 from qrepro.quality import Composed, ConvQuality, Describe, NoQuality, Place, Sampled, Statistics
@@ -47,7 +47,7 @@ def wild(head: Head) -> Head:
         for name, parameter in head.named_parameters():
             value = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 4:
-                slow = 0.3 if name.startswith(("box_out", "refine_out")) else 1.4
+                slow = 0.3 if name.startswith("box_out") else 0.6 if name.startswith("refine_out") else 1.4
                 parameter.copy_(slow * value / parameter[0].numel() ** 0.5)
             else:
                 parameter.add_(0.1 * value)
@@ -164,7 +164,7 @@ def vfnet_loss(cls, first, final, p, truths, priors):
     image, at = (matches >= 0).nonzero(as_tuple=True)
     truth, label = truths.boxes[image, matches[image, at]], truths.labels[image, matches[image, at]]
     terms = {}
-    for name, boxes, weight in (("first", first, 1.5), ("box", final, 2.0)):
+    for name, boxes, weight in (("first_box", first, 1.5), ("box", final, 2.0)):
         iou = iou_of_pairs(boxes[image, at], truth).detach()
         giou = generalized_box_iou_loss(boxes[image, at], truth)
         terms[name] = weight * (iou * giou).sum() / max(iou.sum().item(), 1.0)
@@ -220,7 +220,7 @@ def reppoints_loss(cls, first, final, p, truths, priors):
         ):
             matches[b] = torch.tensor([kept[m].item() if m >= 0 else m for m in found])
     terms, side = {}, 4 * torch.cat([torch.full((h * w,), s) for (h, w), s in zip(SHAPES, STRIDES, strict=True)])
-    for name, boxes, matches, weight in (("first", first, by_points, 0.5), ("box", final, by_boxes, 1.0)):
+    for name, boxes, matches, weight in (("first_box", first, by_points, 0.5), ("box", final, by_boxes, 1.0)):
         image, at = (matches >= 0).nonzero(as_tuple=True)
         away = (boxes[image, at] - truths.boxes[image, matches[image, at]]).abs() / side[at][:, None]
         value = torch.where(away < 0.11, away**2 / 0.22, away - 0.055).sum()
@@ -245,28 +245,31 @@ class Model:
     loss: object
 
 
-COMMON = {"convs": 4, "width": WIDTH, "norm": "group", "groups": GROUPS, "refine": True}
+COMMON = {"convs": 4, "width": WIDTH, "norm": "group", "groups": GROUPS}
+AT_STAR = ReadAt(towers=Star)
 PRIORS = {"vfnet": Anchors(scale=8, octaves=1, ratios=(1.0,), centre=0.0), "reppoints": Points(scale=4, centre=0.0)}
 
 
 def model(name: str) -> Model:
     if name == "vfnet":
-        head = Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, Star, scales=True, **COMMON)
+        box = LogDistance()
+        head = Head(12, CLASSES, 1, box, NoQuality, 5, AT_STAR, FirstStep("code", box), scales=True, **COMMON)
         terms = {
             "class": Term(varifocal_loss),
             "box": Term(giou_loss, 2.0, by="iou"),
-            "first": Term(giou_loss, 1.5, by="iou"),
         }
-        objective = Objective(ATSS(), partial(soft, floor=1e-6), terms, count="batch", padding="negative")
+        first = Objective(None, hard, {"box": Term(giou_loss, 1.5, by="iou")}, count="batch")
+        objective = Objective(ATSS(), partial(soft, floor=1e-6), terms, count="batch", padding="negative", first=first)
         return Model(head, PRIORS[name], objective, vfnet, box_of_distances, vfnet_loss)
-    head = Head(12, CLASSES, 1, PointSet(), NoQuality, 5, Predicted, kernel=1, last_norm=False, **COMMON)
+    box, at = PointSet(), ReadAt(towers=Predicted)
+    head = Head(12, CLASSES, 1, box, NoQuality, 5, at, FirstStep("code", box), kernel=1, last_norm=False, **COMMON)
     smooth = partial(smooth_l1_loss, beta=0.11)
     terms = {
         "class": Term(focal_loss),
         "box": Term(smooth, unit="side"),
-        "first": Term(smooth, 0.5, unit="side"),
     }
-    objective = Objective(MaxIoU(), hard, terms, first_assigner=NearestPoint(), rematch=True)
+    first = Objective(NearestPoint(), hard, {"box": Term(smooth, 0.5, unit="side")})
+    objective = Objective(MaxIoU(), hard, terms, first=first, rematch=True)
     return Model(head, PRIORS[name], objective, reppoints, box_of_points, reppoints_loss)
 
 
@@ -317,7 +320,7 @@ def assert_near(mine, theirs, what="", relative=1e-5):
 def test_outputs_equal_the_functions(both):
     assert both.prediction.quality is None
     assert_near(both.prediction.cls, both.cls, "cls")
-    assert_near(replace(both.prediction, raw=both.prediction.first).decode(), both.first, "first boxes")
+    assert_near(both.prediction.first.decode(), both.first, "first boxes")
     assert_near(both.prediction.decode(), both.final, "final boxes")
     assert (both.first - both.final).abs().mean() > 1  # px: the test would see a head that does not refine
 
@@ -326,7 +329,7 @@ def test_losses_and_gradients_equal_the_functions(both):
     truths, priors = truths_of_two_images(), both.prediction.priors
     mine = both.model.objective(both.prediction, truths, SIZES)
     theirs = both.model.loss(both.cls, both.first, both.final, both.p, truths, priors)
-    assert set(mine) == {"class", "box", "first"}
+    assert set(mine) == {"class", "box", "first_box"}
     for name, value in theirs.items():
         assert value > 0
         torch.testing.assert_close(mine[name], value, rtol=1e-5, atol=0)
@@ -360,7 +363,7 @@ def test_images_without_truths_train_every_output(name):
     ours, truths = model(name), truths_of_two_images()
     prediction = ours.head(pyramid(), ours.prior(SHAPES, STRIDES, CPU))
     losses = ours.objective(prediction, replace(truths, valid=torch.zeros_like(truths.valid)), SIZES)
-    assert set(losses) == {"class", "box", "first"} and losses["box"] == losses["first"] == 0
+    assert set(losses) == {"class", "box", "first_box"} and losses["box"] == losses["first_box"] == 0
     total(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.head.parameters())
     assert ours.head.cls_out.bias.grad.abs().max() > 0
@@ -422,36 +425,37 @@ BOXES = {
 @pytest.mark.parametrize("centre", [0.0, 0.5])
 @pytest.mark.parametrize("name", BOXES)
 def test_sides_that_a_sampler_sees_are_those_of_the_decoded_box(name, centre):
-    head = wild(Head(12, CLASSES, 1, BOXES[name], NoQuality, 5, Spy, convs=2, width=WIDTH))
+    head = wild(Head(12, CLASSES, 1, BOXES[name], NoQuality, 5, ReadAt(Spy), convs=2, width=WIDTH))
     priors = Points(scale=4.0, centre=centre)(SHAPES, STRIDES, CPU)
     prediction = head(features := pyramid(), priors)
     assert prediction.first is None
-    for x, (given, _, _) in zip(features, head.sampler.seen, strict=True):  # those that the box comes from
+    for x, (given, _, _) in zip(features, head.towers_at.seen, strict=True):  # those that the box comes from
         torch.testing.assert_close(given, head.box_tower(x))
-    seen = torch.cat([rows(sides) for _, _, sides in head.sampler.seen], 1)
+    seen = torch.cat([rows(sides) for _, _, sides in head.towers_at.seen], 1)
     torch.testing.assert_close(seen, sides_of(prediction.decode(), priors), rtol=1e-4, atol=1e-3)
-    raw = torch.cat([rows(raw) for _, raw, _ in head.sampler.seen], 1)
+    raw = torch.cat([rows(raw) for _, raw, _ in head.towers_at.seen], 1)
     assert torch.equal(raw, prediction.raw)
-    assert head.sampler.width == WIDTH
+    assert head.towers_at.width == WIDTH
 
 
 @pytest.mark.parametrize("name", ["delta", "log", "points", "general"])
 def test_sides_keep_their_precision_in_mixed_precision(name):
     """Of the output that the sampler is given, whatever precision that has."""
-    head = wild(Head(12, CLASSES, 1, BOXES[name], NoQuality, 5, Spy, convs=2, width=WIDTH))
+    head = wild(Head(12, CLASSES, 1, BOXES[name], NoQuality, 5, ReadAt(Spy), convs=2, width=WIDTH))
     priors = Points(scale=4.0)(SHAPES, STRIDES, CPU)
     with torch.autocast("cpu", torch.bfloat16):
         prediction = head(pyramid(), priors)
-    seen = torch.cat([rows(sides) for _, _, sides in head.sampler.seen], 1)
+    seen = torch.cat([rows(sides) for _, _, sides in head.towers_at.seen], 1)
     torch.testing.assert_close(seen, sides_of(prediction.decode(), priors), rtol=1e-4, atol=1e-3)
 
 
 def test_an_estimate_reads_at_the_refined_box_and_the_towers_at_the_first():
-    head = wild(Head(12, CLASSES, 1, LogDistance(), partial(Sampled, hidden=6), 5, Spy, partial(Reader, Spy), **COMMON))
+    at, quality = ReadAt(Spy, quality=partial(Reader, Spy)), partial(Sampled, hidden=6)
+    head = wild(Head(12, CLASSES, 1, LogDistance(), quality, 5, at, FirstStep("code", LogDistance()), **COMMON))
     priors = PRIORS["vfnet"](SHAPES, STRIDES, CPU)
     prediction = head(pyramid(), priors)
     for spy, boxes in (
-        (head.sampler, replace(prediction, raw=prediction.first).decode()),
+        (head.towers_at, prediction.first.decode()),
         (head.quality.inner.sampler, prediction.decode()),
     ):
         seen = torch.cat([rows(sides) for _, _, sides in spy.seen], 1)
@@ -461,20 +465,21 @@ def test_an_estimate_reads_at_the_refined_box_and_the_towers_at_the_first():
 
 def test_refinement_gives_no_gradient_to_the_first_box_but_through_the_points():
     """Spy's points do not move: then nothing of the final boxes reaches the layer of the first ones."""
-    head = wild(Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, Spy, **COMMON))
+    first = FirstStep("code", LogDistance())
+    head = wild(Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, ReadAt(Spy), first, **COMMON))
     prediction = head(pyramid(), PRIORS["vfnet"](SHAPES, STRIDES, CPU))
     given = [head.box_out.weight, head.box_last[0].weight, head.refine_out.weight, head.box_tower[0].weight]
     slopes = torch.autograd.grad(prediction.raw.square().sum(), given, allow_unused=True, retain_graph=True)
     assert slopes[0] is None and slopes[1] is None
     assert slopes[2].abs().max() > 0 and slopes[3].abs().max() > 0
-    slopes = torch.autograd.grad(prediction.first.square().sum(), given, allow_unused=True)
+    slopes = torch.autograd.grad(prediction.first.raw.square().sum(), given, allow_unused=True)
     assert slopes[2] is None and all(slope.abs().max() > 0 for slope in (slopes[0], slopes[1], slopes[3]))
 
 
 def test_a_single_convolution_stands_on_the_pyramid_itself():
     """With channels of its own: both branches read the features at the points, the first box comes from one layer."""
-    options = {"convs": 1, "width": WIDTH, "refine": True}
-    head = wild(Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, Star, **options))
+    first = FirstStep("code", LogDistance())
+    head = wild(Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, AT_STAR, first, convs=1, width=WIDTH))
     p = dict(head.named_parameters())
     assert {name.split(".")[0] for name in p} == {
         *("box_last", "box_out", "cls_at", "cls_out", "refine_at", "refine_out"),
@@ -493,13 +498,14 @@ def test_a_single_convolution_stands_on_the_pyramid_itself():
             expected, (conv(cls, p, "cls_out"), first, first + conv(box, p, "refine_out")), strict=True
         ):
             output.append(rows(maps))
-    for mine, theirs in zip((prediction.cls, prediction.first, prediction.raw), expected, strict=True):
+    for mine, theirs in zip((prediction.cls, prediction.first.raw, prediction.raw), expected, strict=True):
         assert_near(mine, torch.cat(theirs, 1))
 
 
 def test_the_first_weights_of_layers_at_points_are_as_wide_as_the_towers():
     torch.manual_seed(0)
-    head = Head(64, CLASSES, 1, LogDistance(), NoQuality, 5, Star, convs=2, width=64, refine=True, tower_std=0.05)
+    first = FirstStep("code", LogDistance())
+    head = Head(64, CLASSES, 1, LogDistance(), NoQuality, 5, AT_STAR, first, convs=2, width=64, tower_std=0.05)
     for layer in (head.cls_tower[0], head.box_tower[0], head.box_last[0], head.cls_at, head.refine_at):
         assert layer.weight.std().item() == pytest.approx(0.05, rel=0.05)
 
@@ -562,16 +568,16 @@ def test_composed_statistics_are_more_features_of_the_class_layer():
 
 
 @pytest.mark.parametrize(
-    "per_cell, sampler, options, message",
+    "per_cell, at, options, message",
     [
-        (2, Star, {}, r"sampling\.towers"),
-        (1, Star, {"convs": 0}, r"sampling\.towers"),
-        (1, None, {"refine": True}, r"head\.refine"),
+        (2, ReadAt(Star), {}, r"sampling\.towers"),
+        (1, ReadAt(Star), {"convs": 0}, r"sampling\.towers"),
+        (1, ReadAt(), {"residual": True}, r"head\.residual.* 12 and 256"),
     ],
 )
-def test_heads_that_cannot_be_are_refused(per_cell, sampler, options, message):
+def test_heads_that_cannot_be_are_refused(per_cell, at, options, message):
     with pytest.raises(ValueError, match=message):
-        Head(12, CLASSES, per_cell, LogDistance(), NoQuality, 5, sampler, **options)
+        Head(12, CLASSES, per_cell, LogDistance(), NoQuality, 5, at, **options)
 
 
 # Objectives by hand
@@ -587,7 +593,8 @@ def two_priors(raw, first=None, cls=0.0, quality=None):
     boxes = torch.tensor([[0.0, 0, 16, 16], [40, 40, 72, 72]])
     priors = Priors(boxes, boxes[:, :2], torch.tensor([8.0, 16.0]), (1, 1))
     raw = torch.tensor([raw]).requires_grad_()
-    first = None if first is None else torch.tensor([first]).requires_grad_()
+    if first is not None:
+        first = Prediction(None, torch.tensor([first]).requires_grad_(), None, priors, Distance(activation="none"))
     cls = torch.full((1, 2, 2), cls, requires_grad=True)
     quality = None if quality is None else torch.full((1, 2), quality, requires_grad=True)
     truths = Truths(boxes[None], torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool))
@@ -599,9 +606,13 @@ SMALL = [[1.0, 1.0, 0.5, 0.5], [1.0, 1.0, 1.0, 0.9]]  # 4 px in x and y: IoU 9/1
 LARGE = torch.tensor([[96, 96]])
 
 
-def evaluate(case, target=hard, sizes=LARGE, **terms):
-    objective = terms.pop("objective", {})
-    rule = Objective(MaxIoU(), target, {"class": Term(focal_loss), **terms}, **objective)
+def of_first(term, assigner=None):
+    """The objective of a first step with boxes alone."""
+    return Objective(assigner, hard, {"box": term})
+
+
+def evaluate(case, target=hard, sizes=LARGE, first=None, **terms):
+    rule = Objective(MaxIoU(), target, {"class": Term(focal_loss), **terms}, first=first)
     return rule(*case, sizes)
 
 
@@ -611,12 +622,14 @@ def smooth(x):
 
 def test_boxes_in_sides_of_their_prior_by_hand():
     case = two_priors(LOWER, SMALL)
-    losses = evaluate(case, box=Term(smooth_l1_loss, unit="side"), first=Term(smooth_l1_loss, 0.5, unit="side"))
+    losses = evaluate(
+        case, box=Term(smooth_l1_loss, unit="side"), first=of_first(Term(smooth_l1_loss, 0.5, unit="side"))
+    )
     assert losses["box"].item() == pytest.approx((smooth(4 / 16) + smooth(4 / 32)) / 2, rel=1e-5)
-    assert losses["first"].item() == pytest.approx(0.5 * (2 * smooth(4 / 16) + smooth(1.6 / 32)) / 2, rel=1e-4)
-    losses = evaluate(case, box=Term(smooth_l1_loss), first=Term(smooth_l1_loss, unit="pixel"))
+    assert losses["first_box"].item() == pytest.approx(0.5 * (2 * smooth(4 / 16) + smooth(1.6 / 32)) / 2, rel=1e-4)
+    losses = evaluate(case, box=Term(smooth_l1_loss), first=of_first(Term(smooth_l1_loss, unit="pixel")))
     assert losses["box"].item() == pytest.approx((smooth(4) + smooth(4)) / 2, rel=1e-5)
-    assert losses["first"].item() == pytest.approx((2 * smooth(4) + smooth(1.6)) / 2, rel=1e-5)
+    assert losses["first_box"].item() == pytest.approx((2 * smooth(4) + smooth(1.6)) / 2, rel=1e-5)
 
 
 def test_iou_losses_know_no_unit():
@@ -627,36 +640,36 @@ def test_iou_losses_know_no_unit():
 
 def test_first_boxes_are_weighted_by_their_own_iou_by_hand():
     losses = evaluate(
-        two_priors(LOWER, SMALL), box=Term(giou_loss, 2.0, by="iou"), first=Term(giou_loss, 1.5, by="iou")
+        two_priors(LOWER, SMALL), box=Term(giou_loss, 2.0, by="iou"), first=of_first(Term(giou_loss, 1.5, by="iou"))
     )
     assert losses["box"].item() == pytest.approx(2 * (3 / 4 * 1 / 4 + 7 / 8 * 1 / 8) / (3 / 4 + 7 / 8), rel=1e-5)
     mean = (9 / 16 * 7 / 16 + 0.95 * 0.05) / (9 / 16 + 0.95)
-    assert losses["first"].item() == pytest.approx(1.5 * mean, rel=1e-5)
+    assert losses["first_box"].item() == pytest.approx(1.5 * mean, rel=1e-5)
 
 
 def test_the_term_of_first_boxes_needs_first_boxes():
-    assert set(evaluate(two_priors(LOWER), first=Term(giou_loss))) == {"class"}
+    assert set(evaluate(two_priors(LOWER), first=of_first(Term(giou_loss)))) == {"class"}
     assert set(evaluate(two_priors(LOWER, SMALL))) == {"class"}
 
 
 def test_final_boxes_are_matched_on_the_first_and_these_on_the_priors():
     """First boxes of 8 x 8 and 32 x 32 px, of IoU 1/4 and 1 with the truths: then only the second is positive."""
     case = two_priors(LOWER, [[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    alone, terms = MaxIoU(best_prior=False), {"box": Term(giou_loss), "first": Term(giou_loss)}
+    alone, terms = MaxIoU(best_prior=False), {"class": Term(focal_loss), "box": Term(giou_loss)}
 
-    def losses(**options):
-        return Objective(alone, hard, {"class": Term(focal_loss), **terms}, **options)(*case, LARGE)
+    def losses(own=None, **options):
+        return Objective(alone, hard, terms, first=of_first(Term(giou_loss), own), **options)(*case, LARGE)
 
     plain = losses()  # both positive in both terms: N = 2
     assert plain["box"].item() == pytest.approx((1 / 4 + 1 / 8) / 2, rel=1e-5)
-    assert plain["first"].item() == pytest.approx((3 / 4 + 0) / 2, rel=1e-5)
-    again = losses(rematch=True, first_assigner=alone)
+    assert plain["first_box"].item() == pytest.approx((3 / 4 + 0) / 2, rel=1e-5)
+    again = losses(alone, rematch=True)
     assert again["box"].item() == pytest.approx(1 / 8, rel=1e-5)
-    assert again["first"].item() == pytest.approx((3 / 4 + 0) / 2, rel=1e-5)
+    assert again["first_box"].item() == pytest.approx((3 / 4 + 0) / 2, rel=1e-5)
     # the first location is a negative of both classes now
     assert again["class"].item() == pytest.approx((focal(1 / 2, 1) + 3 * focal(1 / 2, 0)) / 1, rel=1e-5)
     same = losses(rematch=True)  # without an assigner of their own the first boxes share the final matches
-    assert same["first"].item() == pytest.approx(0, abs=1e-6)
+    assert same["first_box"].item() == pytest.approx(0, abs=1e-6)
     without = replace(case[0], first=None)
     objective = Objective(alone, hard, {"class": Term(focal_loss)}, rematch=True)
     assert objective.match(without, case[1], LARGE).tolist() == [[0, 1]]
@@ -672,14 +685,14 @@ def test_first_boxes_are_matched_by_an_assigner_of_their_own():
         return torch.tensor([[BACKGROUND, 1]])
 
     case = two_priors(LOWER, SMALL)
-    options = {"first_assigner": only_second}
-    losses = evaluate(case, box=Term(giou_loss), first=Term(giou_loss), objective=options)
+    first = of_first(Term(giou_loss), only_second)
+    losses = evaluate(case, box=Term(giou_loss), first=first)
     assert losses["box"].item() == pytest.approx((1 / 4 + 1 / 8) / 2, rel=1e-5)
-    assert losses["first"].item() == pytest.approx(0.05, rel=1e-4)
+    assert losses["first_box"].item() == pytest.approx(0.05, rel=1e-4)
     ((priors, truths, usable),) = calls
-    assert priors is case[0].priors and truths is case[1] and usable.tolist() == [[True, True]]
+    assert priors is case[0].priors and truths.boxes is case[1].boxes and usable.tolist() == [[True, True]]
     calls.clear()
-    evaluate(case, sizes=torch.tensor([[32, 32]]), first=Term(giou_loss), objective=options)
+    evaluate(case, sizes=torch.tensor([[32, 32]]), first=first)
     assert calls[0][2].tolist() == [[True, False]]
 
 

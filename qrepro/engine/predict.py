@@ -98,7 +98,7 @@ def _dense(batch: Batch, prediction: Prediction) -> Dense:
     """Probabilities and clipped boxes of a batch."""
     quality = None if prediction.quality is None else prediction.quality.float().sigmoid()
     boxes, priors = clip(prediction.decode(), batch.sizes), prediction.priors
-    return Dense(prediction.cls.float().sigmoid(), quality, boxes, priors.centres(), priors.level())
+    return Dense(prediction.scores(), quality, boxes, priors.centres(), priors.level())
 
 
 def _joined(batches: Sequence[Batch], seen: Sequence[Dense], mirrored: Sequence[bool]) -> Dense:
@@ -113,13 +113,13 @@ def _joined(batches: Sequence[Batch], seen: Sequence[Dense], mirrored: Sequence[
             width = batch.sizes[0, 1].to(boxes)
             x1, y1, x2, y2 = boxes.unbind(-1)
             boxes = torch.stack([width - x2, y1, width - x1, y2], -1)
-            centres = torch.stack([width - centres[:, 0], centres[:, 1]], -1)
+            centres = torch.stack([width - centres[..., 0], centres[..., 1]], -1)
         zoom = (batches[0].scale[0] / batch.scale[0]).to(boxes)
         level = dense.level + levels
         levels = int(level.max()) + 1
         moved.append(replace(dense, boxes=boxes * zoom.repeat(2), centres=centres * zoom, level=level))
     cls, boxes = (torch.cat([getattr(dense, name) for dense in moved], 1) for name in ("cls", "boxes"))
-    centres, level = (torch.cat([getattr(dense, name) for dense in moved]) for name in ("centres", "level"))
+    centres, level = torch.cat([dense.centres for dense in moved], -2), torch.cat([dense.level for dense in moved])
     estimates = [dense.quality for dense in moved if dense.quality is not None]
     return Dense(cls, torch.cat(estimates, 1) if estimates else None, boxes, centres, level)
 
@@ -215,7 +215,7 @@ class _Scribe:
         found = distributions_of(prediction.box, prediction.raw[i, location])
         if found is None:
             return
-        priors, scale = prediction.priors.take(location), batch.scale[i].to(found.probability)
+        priors, scale = prediction.priors.at(i, location), batch.scale[i].to(found.probability)
         centre = priors.centres() / scale
         width = priors.stride[:, None] * found.spacing / scale
         place = dict(zip(("centre_x", "centre_y"), centre.unbind(-1), strict=True))
@@ -245,7 +245,7 @@ class _Scribe:
         sides in cells, negative where it lies outside; top1: largest probability of a distribution, mean of the sides.
         """
         found = positives(prediction, batch.truths, matches)
-        priors = prediction.priors.take(found.location)
+        priors = prediction.priors.at(found.image, found.location)
         level = dense.level
         labels = centerness(priors.centres(), found.truth)
         sides = distances(priors.centres(), found.truth) / priors.stride[:, None]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qrepro.boxes import Truths, clip
@@ -152,7 +153,8 @@ def time_inference(recipe: Recipe, device: torch.device, setting: Setting, size:
     detector = build_detector(recipe).to(device).eval()
     postprocess, rule = build_postprocess(recipe), Rule.parse(recipe.score)
     fresh = detector(batch.images)
-    logits = _class_logits(fresh.cls, setting.candidates, postprocess.threshold)
+    logits = _class_logits(fresh.scores(), setting.candidates, postprocess.threshold)
+    logits = F.pad(logits, (0, int(fresh.background)))  # beside a background of logit 0 a softmax is a sigmoid
     sure = None if fresh.quality is None else torch.full_like(fresh.quality, -NOTHING)
     laps = Laps(device)
 
@@ -160,7 +162,7 @@ def time_inference(recipe: Recipe, device: torch.device, setting: Setting, size:
     def lap() -> None:
         prediction = replace(detector(batch.images), cls=logits, quality=sure)
         laps.mark("forward")
-        log_class = prediction.cls.float().sigmoid().log()
+        log_class = prediction.scores().log()
         log_quality = None if prediction.quality is None else prediction.quality.float().sigmoid().log()
         score = fuse(log_class, log_quality, rule)
         boxes = clip(prediction.decode(), batch.sizes)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from qrepro.backbone import FLOPS
 from qrepro.boxes import PRIORS
 from qrepro.data.transforms import TRANSFORMS, Sample
-from qrepro.recipe.build import build_detector
+from qrepro.recipe.build import build_detector, each
 from qrepro.recipe.schema import Recipe
 
 PICTURE = (480, 640)  # height, width of a typical COCO picture
@@ -30,7 +30,7 @@ def facts(recipe: Recipe) -> dict[str, Any]:
         pyramid = detector.neck(detector.backbone(image))
         levels = [tuple(level.shape[-2:]) for level in pyramid]
         detector.head(pyramid, detector.prior(levels, detector.neck.strides, image.device))
-    per_cell = recipe.prior.build(PRIORS).per_cell
+    per_cell = each(recipe.prior.build(PRIORS).per_cell, len(levels))
     return {
         "recipe": recipe.name,
         "profile": recipe.profile,
@@ -41,8 +41,8 @@ def facts(recipe: Recipe) -> dict[str, Any]:
         "input (height, width)": [height, width],
         "levels (height, width)": [list(level) for level in levels],
         "strides": list(detector.neck.strides),
-        "priors a cell": per_cell,
-        "priors an image": sum(h * w for h, w in levels) * per_cell,
+        "priors a cell": list(per_cell) if len({*per_cell}) > 1 else per_cell[0],
+        "priors an image": sum(h * w * count for (h, w), count in zip(levels, per_cell, strict=True)),
         "classes": recipe.data.class_count,
         "score": recipe.score,
     }

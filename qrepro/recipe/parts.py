@@ -38,6 +38,12 @@ class Part(BaseModel):
         return self.bind(table)(*injected)
 
 
+class HeadPart(Part):
+    """A head; shared: one for all levels, or each has its own."""
+
+    shared: bool = True
+
+
 class LossPart(Part):
     """A loss with its weight in the sum; what else it says about its term is described by `qrepro.objective.Term`."""
 

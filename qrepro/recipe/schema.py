@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,10 +14,10 @@ from qrepro.backbone import BACKBONES, NECKS
 from qrepro.boxes import PRIORS
 from qrepro.data.transforms import TRANSFORMS
 from qrepro.detector import HEADS
-from qrepro.losses import BOX_LOSSES, CLASS_LOSSES, CODE_LOSSES, QUALITY_LOSSES
+from qrepro.losses import BOX_LOSSES, CLASS_LOSSES, CODE_LOSSES, QUALITY_LOSSES, Loss
 from qrepro.postprocess import POSTPROCESSES
 from qrepro.quality import ESTIMATORS, Rule
-from qrepro.recipe.parts import BoxLossPart, ClassLossPart, Part, QualityLossPart, member
+from qrepro.recipe.parts import BoxLossPart, ClassLossPart, HeadPart, LossPart, Part, QualityLossPart, member
 from qrepro.represent import REPRESENTATIONS
 from qrepro.sampling import SAMPLERS
 from qrepro.target import CLASS_TARGETS
@@ -98,32 +99,57 @@ class Picture(Section):
     group_aspect: bool = True
 
 
-class Losses(Section):
-    """Loss terms; count, images and padding: see `qrepro.objective.Objective`."""
+class StepLosses(Section):
+    """Loss terms of a step; count, images, padding and negatives: see `qrepro.objective.Objective`."""
 
-    classes: Annotated[ClassLossPart, member(CLASS_LOSSES)] = Field(alias="class")
+    classes: Annotated[ClassLossPart, member(CLASS_LOSSES)] | None = Field(None, alias="class")
     code: Annotated[BoxLossPart, member(CODE_LOSSES)] | None = None
     box: Annotated[BoxLossPart, member(BOX_LOSSES)] | None = None
-    quality: Annotated[QualityLossPart, member(QUALITY_LOSSES)] | None = None
     count: Literal["images", "batch"] = "images"
     images: bool = False
     padding: Literal["ignored", "negative"] = "ignored"
+    negatives: float | None = Field(None, gt=0)
+
+    @property
+    def parts(self) -> dict[str, tuple[LossPart | None, Mapping[str, Loss]]]:
+        """The terms by name, with the losses that each may be."""
+        return {"class": (self.classes, CLASS_LOSSES), "code": (self.code, CODE_LOSSES), "box": (self.box, BOX_LOSSES)}
+
+
+class Losses(StepLosses):
+    """The loss terms of the final step."""
+
+    classes: Annotated[ClassLossPart, member(CLASS_LOSSES)] = Field(alias="class")
+    quality: Annotated[QualityLossPart, member(QUALITY_LOSSES)] | None = None
+
+    @property
+    def parts(self) -> dict[str, tuple[LossPart | None, Mapping[str, Loss]]]:
+        """The terms by name, with the losses that each may be."""
+        return {**super().parts, "quality": (self.quality, QUALITY_LOSSES)}
 
 
 class Sampling(Section):
-    """Where features are read, if not in their own cell: by the last convolutions of the towers; by the estimate."""
+    """Where features are read, if not in their own cell.
+
+    towers, outputs: by the last convolutions of the towers, by the prediction layers; quality: by the estimate.
+    """
 
     towers: Annotated[Part, member(SAMPLERS)] | None = None
+    outputs: Annotated[Part, member(SAMPLERS)] | None = None
     quality: Annotated[Part, member(SAMPLERS)] | None = None
 
 
 class First(Section):
-    """What trains the boxes before refinement. assign: their own matching, null for that of the final boxes.
+    """A first step, whose boxes the second refines as `refine` says (see `qrepro.detector.FirstStep`).
 
-    rematch: the final boxes are matched on the first ones in place of the priors.
+    box: how they are written, null for as the final ones; loss: with a `class` the step also tells objects from
+    background; assign: its own matching, null for that of the final boxes; rematch: the final boxes are matched as the
+    first ones stand, in place of the priors.
     """
 
-    loss: Annotated[BoxLossPart, member(BOX_LOSSES)]
+    refine: Literal["code", "box"]
+    box: Annotated[Part, member(REPRESENTATIONS)] | None = None
+    loss: StepLosses
     assign: Annotated[Part, member(ASSIGNERS)] | None = None
     rematch: bool = False
 
@@ -236,7 +262,7 @@ class Recipe(Section):
     backbone: Annotated[Part, member(BACKBONES)]
     neck: Annotated[Part, member(NECKS)]
     prior: Annotated[Part, member(PRIORS)]
-    head: Annotated[Part, member(HEADS)]
+    head: Annotated[HeadPart, member(HEADS)]
     box: Annotated[Part, member(REPRESENTATIONS)]
     quality: Annotated[Part, member(ESTIMATORS)]
     sampling: Sampling = Sampling()
@@ -276,8 +302,17 @@ class Recipe(Section):
     def _first_is_trained(self) -> Recipe:
         if self.first and self.first.rematch and self.assign.kind != "max_iou":
             raise ValueError(f"first.rematch: only max_iou matches boxes that differ by image, not {self.assign.kind}")
-        if bool(self.head.options.get("refine")) != (self.first is not None):
-            raise ValueError("first: head.refine needs the loss of the first boxes, and such a loss needs head.refine")
+        if self.first and self.first.refine == "code" and self.first.box:
+            raise ValueError("first.box: a correction of the code is of the same kind of box; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_fit_the_loss(self) -> Recipe:
+        softmax = self.head.options["scores"] == "softmax"
+        losses = {"loss.class": self.loss.classes, "first.loss.class": self.first and self.first.loss.classes}
+        for where, loss in losses.items():
+            if loss and (loss.kind == "softmax") != softmax:
+                raise ValueError(f"{where}: kind softmax and head.scores: softmax need each other; kind is {loss.kind}")
         return self
 
     def values(self) -> dict[str, Any]:
@@ -301,6 +336,9 @@ class Recipe(Section):
         """Of what a checkpoint must fit: the network and its number of classes."""
         values = self.values()
         parts = {k: values[k] for k in ("neck", "prior", "head", "box", "quality", "sampling")}
+        if self.first:
+            first = values["first"]
+            parts["first"] = {"refine": first["refine"], "box": first["box"], "objects": bool(first["loss"]["class"])}
         backbone = {k: v for k, v in values["backbone"].items() if k not in HOW_IT_IS_TRAINED}
         return _digest({**parts, "backbone": backbone, "classes": self.data.class_count})
 
