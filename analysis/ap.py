@@ -13,7 +13,7 @@ import importlib.util
 import io
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import pandas as pd
 
 from analysis.detections import check_detections
 from analysis.matching import AREAS, COCO_THRESHOLDS
+from analysis.sizes import SIZES, Range, Sides, areas
 from analysis.truths import BOX, Truths
 
 ENGINES = ("hotcoco", "pycocotools")
@@ -58,6 +59,7 @@ def evaluate(
     thresholds: Sequence[float] = COCO_THRESHOLDS,
     max_dets: int = 100,
     engine: str | None = None,
+    sizes: Sides = SIZES["coco"],
 ) -> APResult:
     """Match detections to truths by COCO's rules and return the precision array.
 
@@ -66,6 +68,7 @@ def evaluate(
     thresholds: IoU thresholds in (0, 1].
     max_dets: best detections kept per image and category.
     engine: "hotcoco", "pycocotools", or None for hotcoco where it is installed.
+    sizes: sides in px that part small, medium and large; of the A areas the first is all.
     """
     engine = choose_engine(engine)
     check_detections(detections, truths)
@@ -76,7 +79,7 @@ def evaluate(
         raise ValueError(f"max_dets must be at least 1, got {max_dets}")
     limits = tuple(sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets}))
     run: Callable[..., tuple[np.ndarray, np.ndarray]] = _run_hotcoco if engine == "hotcoco" else _run_pycocotools
-    precision, recall = run(truths, detections, thresholds, limits)
+    precision, recall = run(truths, detections, thresholds, limits, areas(sizes))
     names = tuple(truths.categories["name"])
     return APResult(precision, recall, thresholds, tuple(truths.categories["id"].tolist()), names, limits, engine)
 
@@ -96,7 +99,7 @@ def ap_metrics(result: APResult) -> dict[str, float]:
     """AP family in percent; NaN where no category has truth.
 
     AP: mean over the thresholds of the result (COCO's AP for COCO's ten).   AP50 ... AP95: at one threshold.
-    APS, APM, APL: AP of truths of area below 32^2, between, above 96^2 px^2.
+    APS, APM, APL: AP of small, medium and large truths: COCO's of area below 32^2, between, above 96^2 px^2.
     AR1, AR10, AR<max_dets>: recall, mean over thresholds and categories, with that many detections per image.
     n_classes: number of categories with truth, over which the means are taken (a count, not percent).
     """
@@ -141,7 +144,11 @@ def _xywh(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _run_hotcoco(
-    truths: Truths, detections: pd.DataFrame, thresholds: Sequence[float], limits: Sequence[int]
+    truths: Truths,
+    detections: pd.DataFrame,
+    thresholds: Sequence[float],
+    limits: Sequence[int],
+    ranges: Mapping[str, Range],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall arrays from hotcoco's array interface."""
     hotcoco = importlib.import_module("hotcoco")
@@ -162,6 +169,7 @@ def _run_hotcoco(
     evaluation = hotcoco.COCOeval(truth, found, "bbox")
     evaluation.params.iou_thrs = list(thresholds)
     evaluation.params.max_dets = list(limits)
+    evaluation.params.area_rng = [list(bounds) for bounds in ranges.values()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of thresholds that are not COCO's; ours are chosen on purpose
         evaluation.evaluate()
@@ -171,7 +179,11 @@ def _run_hotcoco(
 
 
 def _run_pycocotools(
-    truths: Truths, detections: pd.DataFrame, thresholds: Sequence[float], limits: Sequence[int]
+    truths: Truths,
+    detections: pd.DataFrame,
+    thresholds: Sequence[float],
+    limits: Sequence[int],
+    ranges: Mapping[str, Range],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall arrays from pycocotools, fed with dictionaries, its printing silenced."""
     from pycocotools.coco import COCO
@@ -199,6 +211,7 @@ def _run_pycocotools(
         evaluation = COCOeval(*datasets, "bbox")
         evaluation.params.iouThrs = np.array(thresholds)
         evaluation.params.maxDets = list(limits)
+        evaluation.params.areaRng = [list(bounds) for bounds in ranges.values()]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]

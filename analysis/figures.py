@@ -15,6 +15,7 @@ from PIL import Image
 from analysis.ap import threshold_name
 from analysis.calibration import D_ECE, LAECE0, calibration_rows, reliability_rows
 from analysis.files import read_parquet
+from analysis.matches import matched_rows, regular_edges, stage_counts
 from analysis.matching import COCO_THRESHOLDS
 from analysis.oracle import BASELINE, alpha_rows, fused
 from analysis.overlap import iou_eval, iou_truth, pair_iou
@@ -29,6 +30,7 @@ from analysis.plots import (
     iou_gradient,
     label_histograms,
     loss_curves,
+    matched_boxes,
     perturbation,
     qfl_curves,
     quality_loss_curves,
@@ -63,6 +65,7 @@ def figures(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> dict[st
             ("class_vs_iou_score", list(candidate_clouds(some, sample, seed))),
             ("reliability", list(diagrams(some))),
             ("labels", list(histograms(some))),
+            ("matches", list(scales(some))),
             ("top1_vs_iou", list(sharpness(some, sample, seed))),
             ("losses", list(losses(some))),
             ("ap_by_threshold", [thresholds(some)]),
@@ -145,6 +148,14 @@ def histograms(runs: Sequence[Run]) -> Iterator[Plot]:
     if first:
         targets = {run.recipe: run.positives[SIDES].to_numpy().ravel() for run in first}
         yield target_histogram(targets, n=None, about="Positive locations on the evaluation images, first seed.")
+
+
+def scales(runs: Sequence[Run]) -> Iterator[Plot]:
+    """Boxes matched to a truth against its scale (PASSD fig. 2), of each recipe the first seed that counted them."""
+    for run in _first([run for run in runs if run.has("matches.parquet")]):
+        rows = matched_rows(run.matches["side"], stage_counts(run.matches), regular_edges(run.matches["side"]))
+        about = f"Truths of the evaluation images, split {run.metrics['split']}."
+        yield matched_boxes(rows, title=run.recipe, about=about)
 
 
 def sharpness(runs: Sequence[Run], sample: int = SAMPLE, seed: int = 0) -> Iterator[Plot]:

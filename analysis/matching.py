@@ -16,10 +16,10 @@ import pandas as pd
 
 from analysis.detections import check_detections
 from analysis.overlap import pairs_by_key
+from analysis.sizes import SIZES, areas, outside
 from analysis.truths import BOX, Truths
 
-# px^2 of the truth's `area`, both ends included
-AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+AREAS = areas(SIZES["coco"])  # px^2 of the truth's `area`, both ends included
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # pycocotools' own values, to the last bit
 
 
@@ -84,9 +84,9 @@ def match(
     ranked = _rank(truths, detections, max_dets)
     found, objects = detections.iloc[ranked["row"]], truths.annotations
     sizes = _sides(found).prod(axis=1)
-    ignorable = (objects["iscrowd"].to_numpy() == 1) | _outside(objects["area"].to_numpy(), area)
+    ignorable = (objects["iscrowd"].to_numpy() == 1) | outside(objects["area"].to_numpy(), area)
     truth, iou = _take(found, objects, ignorable, ranked["place"].to_numpy(), thresholds)
-    ignored = np.where(truth >= 0, ignorable[truth] if len(objects) else False, _outside(sizes, area))
+    ignored = np.where(truth >= 0, ignorable[truth] if len(objects) else False, outside(sizes, area))
     counted = objects[~ignorable]
     return Matches(
         thresholds=thresholds,
@@ -189,11 +189,6 @@ def _sides(frame: pd.DataFrame) -> np.ndarray:
     """Widths and heights (N, 2) in px."""
     boxes = frame[BOX].to_numpy(np.float64)
     return boxes[:, 2:] - boxes[:, :2]
-
-
-def _outside(area: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """Whether areas (N,) lie outside a range."""
-    return (area < bounds[0]) | (area > bounds[1])
 
 
 def _index(values: pd.Series, ids: pd.Series) -> np.ndarray:

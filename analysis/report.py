@@ -23,6 +23,7 @@ from analysis.figures import (
     estimate_clouds,
     histograms,
     losses,
+    scales,
     score_clouds,
     sweeps,
     thresholds,
@@ -32,7 +33,7 @@ from analysis.oracle import alpha_rows
 from analysis.runs import Run, find_runs
 from analysis.samples import correlation_study, detection_sets, positive_pairs
 from analysis.summary import by_recipe, mean_metrics, summary_rows
-from analysis.tables import read_table, readable
+from analysis.tables import VOC_NOTE, read_table, readable
 
 QUESTION = "Does the detector know how good its boxes are?"
 SHOWN_METRICS = ["AP", *(f"AP{t}" for t in range(50, 100, 5)), "APS", "APM", "APL", "AR1", "AR10", "AR100", "n_classes"]
@@ -40,6 +41,7 @@ DEFINITIONS = [
     ("AP", "COCO average precision in percent: mean over IoU thresholds 0.50, 0.55 … 0.95, 101 recalls and the classes "
      "that have truth (n_classes). AP50 … AP95: at one threshold. APS, APM, APL: truths of area below 32², up to 96², "
      "above 96² square pixels. At most 100 detections per image; crowds and difficult objects count neither way."),
+    ("mAP", VOC_NOTE),
     ("p, u, α", "p: class score. u: the detector's estimate of the IoU of its box. Rule “power-α” ranks by "
      "p^α·u^(1-α), “product” by p·u, “class” by p alone (α = 1)."),
     ("Oracle", "The same network pass ranked with IoU_truth in the place of u. What it gains over the best own "
@@ -200,6 +202,7 @@ def _figures(runs: Sequence[Run]) -> list[str]:
         parts += [page.subheading("Is the estimate right?"), *clouds, *_table(study)]
         parts.append(page.note("Over positives, one row per band of true IoU, both ends included."))
     drawn = [page.figure(plot, heading="Labels and targets of the positives") for plot in histograms(runs)]
+    drawn += [page.figure(plot, heading="Positives against the scale of the truth") for plot in scales(runs)]
     if drawn:
         parts += [page.subheading("What is it taught?"), page.side_by_side(drawn)]
     return [*parts, *_errors(runs)]

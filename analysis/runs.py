@@ -16,6 +16,7 @@ from analysis.files import read_object, read_parquet, read_text
 from analysis.truths import BOX, Truths, read_truths
 
 POSITIVE_COLUMNS = ["image_id", "category_id", "level", *BOX, "class_score", "quality", "iou"]
+MATCH_COLUMNS = ["image_id", "category_id", *BOX, "side", "initial"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,16 @@ class Run:
     def positives(self) -> pd.DataFrame:
         """One row per positive location of the training assigner; `iou` is that of the decoded box and its truth."""
         return read_parquet(self.path / "positives.parquet", POSITIVE_COLUMNS)
+
+    @cached_property
+    def matches(self) -> pd.DataFrame:
+        """One row per truth: `side`, sqrt of its area in px of the network's input, and boxes matched to it.
+
+        `initial` counts priors, `adjusted` boxes after the first step (NaN or absent for a detector without one).
+        """
+        if not self.has("matches.parquet"):
+            raise FileNotFoundError(f"{self.path / 'matches.parquet'}: no such file; evaluate the run again")
+        return read_parquet(self.path / "matches.parquet", MATCH_COLUMNS)
 
     @cached_property
     def log(self) -> pd.DataFrame:

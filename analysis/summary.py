@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from analysis.correlation import correlation_rows
 from analysis.oracle import alpha_rows, best_rows, fused, oracle_gain
 from analysis.runs import Run
 from analysis.truths import Truths
-from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
+from analysis.voc import voc_rows
 
 
 def summarise(
@@ -24,7 +24,7 @@ def summarise(
 
     detections: (rule, frame) pairs, read one at a time.   voc: whether PASCAL's metrics are wanted too.
     rules: {rule: AP, AP50, AP55 ... AP95, APS, APM, APL, AR...}; classes: {rule: rows per category};
-    voc: {rule: {interpolation: mAP family by PASCAL matching}}.
+    voc: {rule: rows per interpolation of `voc.voc_rows`}, with PASSD's sizes.
     """
     summary: dict[str, Any] = {"engine": choose_engine(engine), "rules": {}, "classes": {}, "voc": {}}
     for rule, frame in detections:
@@ -32,17 +32,8 @@ def summarise(
         summary["rules"][rule] = ap_metrics(result)
         summary["classes"][rule] = class_metrics(result)
         if voc:
-            kinds = {kind: evaluate_voc(truths, frame, interpolation=kind) for kind in INTERPOLATIONS}
-            summary["voc"][rule] = {kind: voc_metrics(value) for kind, value in kinds.items()}
+            summary["voc"][rule] = voc_rows(truths, frame)
     return summary
-
-
-def metric_rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A summary as rows {run, rule, metric, <AP family>}, metric being COCO or one of the VOC interpolations."""
-    rows = [{"run": name, "rule": rule, "metric": "COCO", **values} for rule, values in summary["rules"].items()]
-    for rule, kinds in summary["voc"].items():
-        rows += [{"run": name, "rule": rule, "metric": f"VOC {kind}", **values} for kind, values in kinds.items()]
-    return rows
 
 
 def headline_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:

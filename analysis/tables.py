@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,22 @@ import pandas as pd
 
 from analysis.oracle import parse_rule
 from analysis.runs import Run
+from analysis.sizes import SIZES, size_note
 from analysis.summary import score_correlation
+from analysis.voc import voc_rows
 
 TRACES = ["recipe", "overrides", "rule", "profile", "seeds", "hash", "commit", "images"]
 MEASURED, SPREAD = "_measured", "_sd"
 MISSING = "–"
 _NUMBER = r"[-+]?\d[\d.]*(?:e[-+]?\d+)?%?"
-_PERCENT = re.compile(r"m?(AP(?:\d+(?:\.\d+)?|[SML])?|AR\d+)")
+_COCO = re.compile(r"AP(\d+(\.\d+)?|[SML])?|AR\d+")
+_VOC = re.compile(r"mAP((?P<percent>\d+(\.\d+)?)|[SML])?")
+_VOC_AVERAGE = "11-point"
+_VOC_SIZES = SIZES["passd"]  # of the papers only PASSD has columns mAPS, mAPM and mAPL
+VOC_NOTE = (
+    f"PASCAL VOC's, at IoU 0.5 (mAP60: at IoU 0.6, and so on), {_VOC_AVERAGE} as for VOC2007. "
+    f"{size_note(_VOC_SIZES)}. The paper says neither which average nor which picture: both are a choice made here."
+)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -42,8 +51,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def metric_columns(columns: Sequence[str]) -> list[str]:
-    """Those columns of a printed table that a run can measure: AP and AR families (also as mAP...), PCC, params_m."""
-    return [name for name in columns if _measure(name) is not None]
+    """Those columns of a printed table that a run can measure: AP and AR families, VOC's mAP family, PCC, params_m."""
+    return [name for name in columns if _is_percent(name) or name in _OTHERS]
 
 
 def regenerate(printed: pd.DataFrame, runs: Mapping[tuple[str, str], Sequence[Run]]) -> pd.DataFrame:
@@ -56,7 +65,7 @@ def regenerate(printed: pd.DataFrame, runs: Mapping[tuple[str, str], Sequence[Ru
         printed string, `<metric>_measured` (mean over seeds) and `<metric>_sd` (standard deviation over seeds, n - 1;
         empty for one seed); TRACES. Unit: percent for the AP and AR families, the value itself for PCC, millions for
         params_m. PCC is that of the true IoU with the score of the true class by the rule of the row, over all
-        positives (GFLv2, table 6).
+        positives (GFLv2, table 6). mAP... is VOC's, whatever the data set, of the stored detections: see VOC_NOTE.
     """
     if "row" not in printed:
         raise ValueError(f"printed table: column 'row' is missing; present: {', '.join(printed.columns)}")
@@ -121,6 +130,8 @@ def markdown(frame: pd.DataFrame, title: str = "", notes: Sequence[str] = ()) ->
         missing = missing_rows(frame)
         if missing:
             notes.insert(0, f"Not run: {', '.join(missing)}.")
+        if any(_VOC.fullmatch(str(name).removesuffix(MEASURED)) for name in frame):
+            notes.append(f"mAP: {VOC_NOTE}")
     parts.append("\n".join(_grid(shown)))
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
@@ -201,22 +212,27 @@ def _with_rule(runs: Sequence[Run], record: Mapping[str, Any]) -> list[Run]:
 
 
 def _rule_metrics(run: Run, rule: str) -> Mapping[str, Any] | None:
-    """Metrics of a rule by its meaning: power-1 and power-1.0 are one rule."""
+    """Metrics of a rule by its meaning."""
+    name = _same_rule(run.metrics["rules"], rule)
+    return None if name is None else run.metrics["rules"][name]
+
+
+def _same_rule(names: Iterable[str], rule: str) -> str | None:
+    """The name with the meaning of a rule: power-1 and power-1.0 are one rule."""
     meant = repr(parse_rule(rule))
-    return next((values for name, values in run.metrics["rules"].items() if repr(parse_rule(name)) == meant), None)
+    return next((name for name in names if repr(parse_rule(name)) == meant), None)
 
 
 def _line(record: Mapping[str, Any], metrics: Sequence[str], profile: str, runs: Sequence[Run]) -> dict[str, Any]:
     """One line of the tidy frame."""
     line: dict[str, Any] = {}
+    measured = [_measured(run, record["rule"], metrics) for run in runs]
     for name, value in record.items():
         if name in TRACES:
             continue
         line[name] = value
         if name in metrics:
-            measure = _measure(name)
-            assert measure is not None
-            values = np.array([measure(run, record["rule"]) for run in runs])
+            values = np.array([some[name] for some in measured])
             line[name + MEASURED] = float(values.mean()) if len(values) else math.nan
             line[name + SPREAD] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     texts = {name: _unique(run.info.get(name, "") for run in runs) for name in ("hash", "commit")}
@@ -230,17 +246,36 @@ def _unique(values: Any) -> str:
     return " ".join(dict.fromkeys(map(str, values)))
 
 
-def _measure(name: str) -> Callable[[Run, str], float] | None:
-    """How a run measures the metric of a column; None for a column that is a setting."""
-    percent = _PERCENT.fullmatch(name)
-    if percent:
-        return lambda run, rule: float((_rule_metrics(run, rule) or {}).get(percent[1], math.nan))
-    return {"PCC": score_correlation, "params_m": _params}.get(name)
+def _is_percent(name: str) -> bool:
+    """Whether a column is of the AP, AR or mAP families."""
+    return bool(_COCO.fullmatch(name) or _VOC.fullmatch(name))
+
+
+def _measured(run: Run, rule: str, metrics: Sequence[str]) -> dict[str, float]:
+    """What a run measures by a rule, by column; NaN for what it does not have."""
+    stored = {**(_rule_metrics(run, rule) or {}), **_voc(run, rule, metrics)}
+    return {
+        name: _OTHERS[name](run, rule) if name in _OTHERS else float(stored.get(name, math.nan)) for name in metrics
+    }
+
+
+def _voc(run: Run, rule: str, metrics: Sequence[str]) -> Mapping[str, Any]:
+    """VOC's metrics of the stored detections at the thresholds that columns name; none where no column is VOC's."""
+    wanted = [found for name in metrics if (found := _VOC.fullmatch(name))]
+    name = _same_rule(run.rules, rule)
+    if not wanted or name is None:
+        return {}
+    thresholds = [float(found["percent"]) / 100 for found in wanted if found["percent"]]
+    rows = voc_rows(run.truths, run.detections(name), thresholds, _VOC_SIZES)
+    return next(row for row in rows if row["interpolation"] == _VOC_AVERAGE)
 
 
 def _params(run: Run, rule: str) -> float:
     """Parameters of the model in millions."""
     return float(run.info.get("parameters", math.nan)) / 1e6
+
+
+_OTHERS: Mapping[str, Callable[[Run, str], float]] = {"PCC": score_correlation, "params_m": _params}
 
 
 def _merged_cell(name: str, printed: Any, measured: float, spread: float) -> str:
@@ -258,7 +293,7 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, float | np.floating):
         if math.isnan(value):
             return ""
-        return f"{value:.1f}" if _PERCENT.fullmatch(name) or name == "params_m" else f"{value:.3f}"
+        return f"{value:.1f}" if _is_percent(name) or name == "params_m" else f"{value:.3f}"
     return str(value)
 
 

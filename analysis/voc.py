@@ -1,8 +1,12 @@
-"""PASCAL VOC mean average precision (Everingham et al., IJCV 2010; development kit VOCevaldet.m).
+"""PASCAL VOC mean average precision (Everingham et al., IJCV 2010; development kit VOCevaldet.m), also by size.
 
 It differs from COCO's: a detection is compared with the truth of its class that it overlaps *most*, even when that one
 is already taken (COCO gives it the best of the free ones), and precision is averaged over 11 recalls (VOC2007) or
 integrated over all (VOC2010 on). Boxes are continuous coordinates: the kit's "+1" pixel is left out.
+
+VOC has no sizes. Within a range of area, as PASSD (arXiv 1907.12736) reports them, truths outside the range are ignored
+and detections that took none are, where they lie outside it themselves: pycocotools' rule. So a false positive counts
+in the range of its own area.
 """
 
 from __future__ import annotations
@@ -10,78 +14,94 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.ap import threshold_name
 from analysis.detections import check_detections
-from analysis.matching import COCO_THRESHOLDS
+from analysis.matching import AREAS, COCO_THRESHOLDS
 from analysis.overlap import pair_iou, pairs_by_key
+from analysis.sizes import SIZES, Range, Sides, outside, size_columns, size_text
 from analysis.truths import BOX, Truths
 
 INTERPOLATIONS = ("11-point", "all-point")
+VOC_THRESHOLD = 0.5  # of a true positive in VOC itself
 
 
 @dataclass(frozen=True, eq=False)
 class VOCResult:
-    """Average precision per threshold and category.
+    """Average precision of T thresholds, K categories, A ranges of area and the I = 2 INTERPOLATIONS.
 
-    ap: (T, K) in [0, 1]; NaN for a category without non-difficult truth.
-    thresholds: (T,) IoU thresholds.   category_ids, category_names: (K,).   interpolation: one of INTERPOLATIONS.
+    ap: (T, K, A, I) in [0, 1]; NaN for a category without a truth of that range that is not difficult.
+    thresholds: (T,) IoU thresholds.   category_ids, category_names: (K,).   areas: (A,) in px^2.
     """
 
     ap: np.ndarray
     thresholds: tuple[float, ...]
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
-    interpolation: str
+    areas: tuple[Range, ...]
 
 
 def evaluate_voc(
     truths: Truths,
     detections: pd.DataFrame,
     thresholds: Sequence[float] = COCO_THRESHOLDS,
-    interpolation: str = "11-point",
+    areas: Sequence[Range] = (AREAS["all"],),
 ) -> VOCResult:
-    """PASCAL VOC average precision of every category at every threshold.
+    """PASCAL VOC average precision of every category at every threshold, in every range of area.
 
     truths: iscrowd = 1 marks difficult objects: not counted, and a detection that overlaps one most is ignored.
     detections: frame with image_id, category_id, x1, y1, x2, y2 (px) and score; equal scores keep their order.
     thresholds: IoU thresholds in (0, 1]; a detection matches from the threshold on, as in the development kit.
-    interpolation: "11-point" (VOC2007) or "all-point" (VOC2010 on).
+    areas: ranges of px^2, both ends included, of the truth's `area` and of a detection's box.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
     thresholds = tuple(float(value) for value in thresholds)
     if not thresholds or not all(0 < value <= 1 for value in thresholds):
         raise ValueError(f"IoU thresholds must lie in (0, 1], got {list(thresholds)}")
     check_detections(detections, truths)
-    ranked = detections.sort_values("score", ascending=False, kind="stable", ignore_index=True)
-    best, truth = _most_overlapped(truths, ranked)
-    difficult = truths.annotations["iscrowd"].to_numpy() == 1
-    truth_class = truths.annotations["category_id"].to_numpy()
-    found_class = ranked["category_id"].to_numpy()
+    ranked = _rank(truths, detections)
     ids = tuple(truths.categories["id"].tolist())
-    ap = np.full((len(thresholds), len(ids)), math.nan)
-    for t, threshold in enumerate(thresholds):
-        true_positive, ignored = _verdicts(best, truth, difficult, threshold)
+    ap = np.full((len(thresholds), len(ids), len(areas), len(INTERPOLATIONS)), math.nan)
+    for (t, threshold), (a, area) in product(enumerate(thresholds), enumerate(areas)):
+        true_positive, ignored = _verdicts(ranked, threshold, area)
+        counted = ~ranked.difficult & ~outside(ranked.truth_area, area)
         for k, category in enumerate(ids):
-            n_truths = int(((truth_class == category) & ~difficult).sum())
+            n_truths = int((counted & (ranked.truth_category == category)).sum())
             if n_truths:
-                hits = true_positive[(found_class == category) & ~ignored]
+                hits = true_positive[(ranked.category == category) & ~ignored]
                 recall = np.cumsum(hits) / n_truths
                 precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-                ap[t, k] = average_precision(recall, precision, interpolation)
-    return VOCResult(ap, thresholds, ids, tuple(truths.categories["name"]), interpolation)
+                ap[t, k, a] = [average_precision(recall, precision, kind) for kind in INTERPOLATIONS]
+    return VOCResult(ap, thresholds, ids, tuple(truths.categories["name"]), tuple(areas))
 
 
-def voc_metrics(result: VOCResult) -> dict[str, float]:
-    """Percent: AP (mean over thresholds and categories with truth), AP50 ... AP95, and the count n_classes."""
-    defined = result.ap[:, ~np.isnan(result.ap[0])]
-    means = 100 * defined.mean(axis=1) if defined.size else np.full(len(result.thresholds), math.nan)
-    single = {threshold_name(value): float(mean) for value, mean in zip(result.thresholds, means, strict=True)}
-    return {"AP": float(means.mean()), **single, "n_classes": defined.shape[1]}
+def voc_rows(
+    truths: Truths,
+    detections: pd.DataFrame,
+    thresholds: Sequence[float] = COCO_THRESHOLDS,
+    sizes: Sides = SIZES["passd"],
+) -> list[dict[str, Any]]:
+    """One row per interpolation, in percent, means over the categories that have truth (of that size).
+
+    Returns rows {interpolation, sizes, mAP, mAPS, mAPM, mAPL, mAP50 ... mAP95, n_classes}. mAP is at IoU 0.5 whatever
+    the `thresholds`, as are mAPS, mAPM and mAPL, of truths on either side of the two `sizes` (px) and between (PASSD,
+    tables 1 and 3); mAP50 ... are at the thresholds (its table 2). n_classes: categories with truth, of any size.
+    """
+    sized = size_columns("mAP", sizes)
+    whole = evaluate_voc(truths, detections, [VOC_THRESHOLD, *thresholds])
+    parts = evaluate_voc(truths, detections, [VOC_THRESHOLD], list(sized.values()))
+    rows = []
+    for i, interpolation in enumerate(INTERPOLATIONS):
+        row: dict[str, Any] = {"interpolation": interpolation, "sizes": size_text(sizes)}
+        row["mAP"] = _percent(whole.ap[0, :, 0, i])
+        row |= {name: _percent(parts.ap[0, :, a, i]) for a, name in enumerate(sized)}
+        row |= {f"m{threshold_name(v)}": _percent(whole.ap[t, :, 0, i]) for t, v in enumerate(thresholds, start=1)}
+        rows.append({**row, "n_classes": int((~np.isnan(whole.ap[0, :, 0, i])).sum())})
+    return rows
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray, interpolation: str) -> float:
@@ -98,30 +118,66 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, interpolation: 
     return float((np.diff(recall, prepend=0.0) * envelope[:-1]).sum())
 
 
-def _most_overlapped(truths: Truths, ranked: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) largest IoU with a truth of the own class, difficult ones included, and (N,) its row; -1 where none."""
-    truth_boxes, boxes = (frame[BOX].to_numpy(np.float64) for frame in (truths.annotations, ranked))
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """N detections in falling order of score, each with the one of G truths that it overlaps most.
+
+    category, area: (N,), the area of the box in px^2.
+    iou, truth: (N,) IoU with that truth and its row; 0 and -1 for none.
+    truth_category, truth_area, difficult: (G,).
+    """
+
+    category: np.ndarray
+    area: np.ndarray
+    iou: np.ndarray
+    truth: np.ndarray
+    truth_category: np.ndarray
+    truth_area: np.ndarray
+    difficult: np.ndarray
+
+
+def _rank(truths: Truths, detections: pd.DataFrame) -> _Ranked:
+    """Rank detections and find the truth of its class, difficult ones included, that each overlaps most."""
+    ranked = detections.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    objects = truths.annotations
+    truth_boxes, boxes = (frame[BOX].to_numpy(np.float64) for frame in (objects, ranked))
     best, truth = np.zeros(len(ranked)), np.full(len(ranked), -1)
-    for rows, others in pairs_by_key(ranked, truths.annotations, ["image_id", "category_id"]):
+    for rows, others in pairs_by_key(ranked, objects, ["image_id", "category_id"]):
         iou = pair_iou(boxes[rows], truth_boxes[others])
         order = np.lexsort((others, -iou, rows))  # the first truth in the file wins a tie
         first = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
         best[rows[first]], truth[rows[first]] = iou[first], others[first]
-    return best, truth
+    return _Ranked(
+        category=ranked["category_id"].to_numpy(),
+        area=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
+        iou=best,
+        truth=truth,
+        truth_category=objects["category_id"].to_numpy(),
+        truth_area=objects["area"].to_numpy(),
+        difficult=objects["iscrowd"].to_numpy() == 1,
+    )
 
 
-def _verdicts(
-    best: np.ndarray, truth: np.ndarray, difficult: np.ndarray, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which of N ranked detections are true positives, and which are ignored: two (N,) masks.
+def _verdicts(ranked: _Ranked, threshold: float, area: Range) -> tuple[np.ndarray, np.ndarray]:
+    """Which of N ranked detections are true positives in a range of area, and which are ignored: two (N,) masks.
 
-    A truth counts for the first detection that reaches it; every later one is a false positive.
+    The first detection that reaches a truth takes it; one that reaches it later takes none. A difficult truth is taken
+    by nobody, and whoever reaches it is ignored.
     """
-    reaches = (truth >= 0) & (best >= threshold)
-    ignored = reaches.copy()
-    ignored[reaches] = difficult[truth[reaches]]
-    candidates = np.flatnonzero(reaches & ~ignored)
-    _, first = np.unique(truth[candidates], return_index=True)
-    true_positive = np.zeros(len(best), dtype=bool)
-    true_positive[candidates[first]] = True
+    reaching = np.flatnonzero((ranked.truth >= 0) & (ranked.iou >= threshold))
+    on_difficult = ranked.difficult[ranked.truth[reaching]]
+    candidates = reaching[~on_difficult]
+    taken, first = np.unique(ranked.truth[candidates], return_index=True)
+    takers, counts = candidates[first], ~outside(ranked.truth_area[taken], area)
+    true_positive = np.zeros(len(ranked.truth), dtype=bool)
+    true_positive[takers[counts]] = True
+    ignored = outside(ranked.area, area)
+    ignored[reaching[on_difficult]] = True
+    ignored[takers] = ~counts
     return true_positive, ignored
+
+
+def _percent(values: np.ndarray) -> float:
+    """Mean of the values that are defined, in percent."""
+    defined = values[~np.isnan(values)]
+    return 100.0 * float(defined.mean()) if defined.size else math.nan

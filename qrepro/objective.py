@@ -108,15 +108,20 @@ class Objective:
         matches = self.assigner(priors, truths, inside)
         return matches if self.padding == "ignored" else matches.masked_fill(~inside, BACKGROUND)
 
+    def match_first(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> Tensor | None:
+        """(B, R) matches of the first step, None where there is none or it shares those of the final boxes."""
+        if not (self.first and self.first.assigner and prediction.first):
+            return None
+        return self.first.match(prediction.first, truths, sizes)
+
     def __call__(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> dict[str, Tensor]:
         """Scalar loss terms by name, in float32; the same names whatever the batch holds, so that ranks agree."""
         matches = self.match(prediction, truths, sizes)
         losses = self._losses(prediction, truths, matches)
         if self.first and prediction.first:
             objects = replace(truths, labels=torch.zeros_like(truths.labels))
-            if self.first.assigner:
-                matches = self.first.match(prediction.first, objects, sizes)
-            first = self.first._losses(prediction.first, objects, matches)
+            own = self.match_first(prediction, truths, sizes)
+            first = self.first._losses(prediction.first, objects, matches if own is None else own)
             losses |= {f"first_{name}": value for name, value in first.items()}
         return losses
 

@@ -6,15 +6,16 @@ are, so that the same candidates give the same detections whether they come from
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import nms
 
-from qrepro.boxes import pairwise_iou
+from qrepro.boxes import aligned_iou
 
 
 @dataclass(frozen=True)
@@ -82,34 +83,49 @@ class PostProcess:
         log_score, log_class: (B, R, C) logs of the fused score and of the class score; boxes: (B, R, 4) clipped; level:
         (R,) of each location.
         """
-        detections = []
-        for scores, classes, image_boxes in zip(log_score, log_class, boxes, strict=True):
-            gate = scores if self.threshold_on == "fused" else classes
-            location, label = (gate > self.log_threshold).nonzero(as_tuple=True)
-            at = location, label
-            found = Candidates(scores[at], classes[at], label, location, level[location], image_boxes[location])
-            detections.append(self.choose(found))
-        return detections
+        # one image after the other: before the limit per level there can be very many candidates
+        return self._choose(self._found(*image, level) for image in zip(log_score, log_class, boxes, strict=True))
+
+    def choose(self, found: Candidates) -> Kept:
+        """The detections among candidates of one image."""
+        (kept,) = self._choose([found])
+        return kept
 
     @property
     def log_threshold(self) -> float:
         """Log of the threshold, in float32 as the scores are."""
         return torch.tensor(self.threshold).log().item() if self.threshold > 0 else -torch.inf
 
-    def choose(self, found: Candidates) -> Kept:
-        """The detections among candidates of one image."""
+    def _found(self, log_score: Tensor, log_class: Tensor, boxes: Tensor, level: Tensor) -> Candidates:
+        """The (location, class) pairs of one image above the threshold; (R, C), (R, C), (R, 4) and (R,)."""
+        gate = log_score if self.threshold_on == "fused" else log_class
+        location, label = (gate > self.log_threshold).nonzero(as_tuple=True)
+        at = location, label
+        return Candidates(log_score[at], log_class[at], label, location, level[location], boxes[location])
+
+    def _choose(self, images: Iterable[Candidates]) -> list[Kept]:
+        """The detections of each image among its candidates."""
+        usable, chosen = [], []
+        for found in images:
+            usable.append(self._usable(found))
+            chosen.append(found.take(usable[-1]))
+        boxes = [_apart(image.boxes, image.label) for image in chosen]
+        if self.suppression == "hard":
+            ranked = [self._hard(image.log_score, apart) for image, apart in zip(chosen, boxes, strict=True)]
+        else:
+            ranked = self._soft([image.log_score.exp() for image in chosen], boxes)
+        return [
+            Kept(score, image.label[best], image.location[best], index[best])
+            for (best, score), image, index in zip(ranked, chosen, usable, strict=True)
+        ]
+
+    def _usable(self, found: Candidates) -> Tensor:
+        """Index of the candidates of one image that enter suppression."""
         gate = found.log_score if self.threshold_on == "fused" else found.log_class
         usable = (gate > self.log_threshold).nonzero()[:, 0]
         usable = usable[self._within_level(found.take(usable))]
         # boxes without area count in the limit and go only then, as in MMDetection
-        usable = usable[(found.boxes[usable, 2:] > found.boxes[usable, :2]).all(-1)]
-        chosen = found.take(usable)
-        boxes = _apart(chosen.boxes, chosen.label)
-        if self.suppression == "hard":
-            best, score = self._hard(chosen.log_score, boxes)
-        else:
-            best, score = self._soft(chosen.log_score.exp(), boxes)
-        return Kept(score, chosen.label[best], chosen.location[best], usable[best])
+        return usable[(found.boxes[usable, 2:] > found.boxes[usable, :2]).all(-1)]
 
     def _within_level(self, found: Candidates) -> Tensor:
         """(N,) mask of the candidates that the limit per level leaves."""
@@ -143,24 +159,34 @@ class PostProcess:
                 return best, log_score[best].exp()
             size *= 4
 
-    def _soft(self, score: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Index of the `keep` best under decaying scores, best first, and their decayed scores."""
-        left, chosen, scores = score.clone(), [], []
-        for _ in range(min(self.keep, len(score))):
-            best = left.argmax()
-            if left[best] < self.soft_floor:
+    def _soft(self, scores: list[Tensor], boxes: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Index of the `keep` best of each image under decaying scores, best first, and their decayed scores.
+
+        scores: (N,) of each image; boxes: (N, 4) of each, classes apart. A step takes one box of every image. What is
+        padding or was taken is an empty box of score -inf: never the best of anything left, and nothing decays it.
+        """
+        left = pad_sequence(scores, batch_first=True, padding_value=-torch.inf)  # (B, N)
+        places = pad_sequence(boxes, batch_first=True)  # (B, N, 4)
+        image = torch.arange(len(left), device=left.device)
+        steps = min(self.keep, left.shape[1])
+        score = left.new_full((len(left), steps), -torch.inf)
+        best = torch.zeros_like(score, dtype=torch.int64)
+        for step in range(steps):
+            highest, taken = left.max(1)
+            score[:, step], best[:, step] = highest, taken
+            if (highest < self.soft_floor).all():
                 break
-            chosen.append(best)
-            scores.append(left[best].clone())
-            iou = pairwise_iou(boxes[best][None], boxes)[0].float()
-            if self.suppression == "linear":
-                left = left * torch.where(iou > self.nms, 1 - iou, 1.0)
-            else:
-                left = left * (-(iou**2) / self.sigma).exp()
-            left[best] = -1.0
-        if not chosen:
-            return torch.zeros(0, dtype=torch.int64, device=score.device), score[:0]
-        return torch.stack(chosen), torch.stack(scores)
+            left *= self._decay(aligned_iou(places[image, taken, None], places).float())
+            left[image, taken] = -torch.inf
+            places[image, taken] = 0.0
+        kept = score >= self.soft_floor
+        return [(index[mask], value[mask]) for index, value, mask in zip(best, score, kept, strict=True)]
+
+    def _decay(self, iou: Tensor) -> Tensor:
+        """Factor on the scores of boxes of an IoU (...) with one that is taken: Soft-NMS eq. 2 (linear) or 3."""
+        if self.suppression == "linear":
+            return torch.where(iou > self.nms, 1 - iou, 1.0)
+        return (-(iou**2) / self.sigma).exp()
 
 
 def _apart(boxes: Tensor, label: Tensor) -> Tensor:

@@ -175,6 +175,16 @@ class ConvAt(nn.Module):
 
     def forward(self, features: Tensor, points: Tensor) -> Tensor:
         """(B, outputs, H, W), in float32, of features (B, inputs, H, W) at points (B, taps, 2, H, W)."""
+        # On a CPU reading first is several times as fast; on a GPU it only takes the memory of all taps at once.
+        return (self.gathered if features.device.type == "cpu" else self.deformed)(features, points)
+
+    def gathered(self, features: Tensor, points: Tensor) -> Tensor:
+        """By reading the features of all taps, then a product of matrices."""
+        with unmixed(features.device.type):
+            return torch.einsum("bithw,oit->bohw", read(features, points), self.weight.float().flatten(2))
+
+    def deformed(self, features: Tensor, points: Tensor) -> Tensor:
+        """By a deformable convolution."""
         offset = (points.float() - self.grid).flatten(1, 2)
         return deform_conv2d(features.float(), offset, self.weight.float(), padding=self.padding, dilation=2)
 

@@ -112,6 +112,28 @@ def test_case_solved_by_hand(engine):
     assert second["category_id"] == 2 and np.isnan(second["AP"])
 
 
+def test_engines_agree_on_other_sizes():
+    for seed in range(30):
+        truths, found = random_case(seed)
+        fast, judge = (evaluate(truths, found, [0.5], engine=name, sizes=(64, 100)) for name in ENGINES)
+        np.testing.assert_allclose(fast.precision, judge.precision, rtol=0, atol=1e-12)
+        for a, area in enumerate([(0, 64**2), (64**2, 100**2), (100**2, 1e10)], start=1):
+            defined = [
+                ((one["iscrowd"] == 0) & one["area"].between(*area)).any()
+                for one in (truths.annotations.query("category_id == @k") for k in judge.category_ids)
+            ]
+            assert ((judge.precision[0, 0, :, a, -1] > -1) == defined).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_small_medium_and_large_are_where_they_are_asked_for(engine):
+    truths = make_truths([1], [1], [(1, 1, 0, 0, 40, 40, 0), (1, 1, 200, 0, 270, 70, 0)])
+    found = make_detections([(1, 1, 0, 0, 40, 40, 0.9)])
+    coco, passd = (ap_metrics(evaluate(truths, found, engine=engine, sizes=s)) for s in ((32, 96), (64, 192)))
+    assert np.isnan(coco["APS"]) and coco["APM"] == pytest.approx(100 * 51 / 101)
+    assert (passd["APS"], passd["APM"]) == pytest.approx((100, 0)) and np.isnan(passd["APL"])
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_crowd_neither_rewards_nor_punishes(engine):
     truths = make_truths([1], [1], [(1, 1, 0, 0, 10, 10, 0), (1, 1, 20, 20, 80, 80, 1)])

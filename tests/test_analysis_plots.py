@@ -20,6 +20,7 @@ from scipy import stats
 
 from analysis.ap import APResult, ap_metrics
 from analysis.correlation import grouped_rows
+from analysis.matches import matched_rows
 from analysis.oracle import alpha_rows
 from analysis.plots import (
     ap_by_threshold,
@@ -32,6 +33,7 @@ from analysis.plots import (
     iou_gradient,
     label_histograms,
     loss_curves,
+    matched_boxes,
     perturbation,
     precision_recall,
     qfl_curves,
@@ -626,6 +628,9 @@ HARD = {
     "one difference": lambda: difference_interval(DIFFERENCES[:1]),
     "classes": lambda: correlation_by_group({"a": [group(f"{LONG[0]} {i}", 0.5) for i in range(80)]}, title=LONG[0]),
     "sizes": lambda: correlation_by_group({name: [group("small", 0.5), group("large", 0.6)] for name in LONG}),
+    "matches": lambda: matched_boxes(
+        matched_rows(300 * IOU, {"initial": 9 * SCORE, "adjusted": 20 * SCORE}, range(0, 301, 20)), title=LONG[0] * 2
+    ),
     "gradient": iou_gradient,
     "qfl": qfl_curves,
     "perturbation": perturbation,
@@ -653,7 +658,7 @@ def test_long_titles_and_legends_take_no_room_from_the_panels():
     assert height(" ".join(LONG[:4])) >= height("short")
 
 
-@pytest.mark.parametrize("name", ["class by iou", "one reliability", "alpha", "differences", "perturbation"])
+@pytest.mark.parametrize("name", ["class by iou", "one reliability", "alpha", "differences", "matches", "perturbation"])
 def test_the_same_data_give_the_same_file_drawn_once_or_twice(name):
     plot = HARD[name]()
     first = plot.render("svg")

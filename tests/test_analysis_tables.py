@@ -19,7 +19,7 @@ from analysis.tables import (
     write_rows,
 )
 
-PRINTED = """row,origin,model,alpha,AP,mAP50,APS,PCC,params_m,fps,recipe,profile,overrides,rule
+PRINTED = """row,origin,model,alpha,AP,AP50,APS,PCC,params_m,fps,recipe,profile,overrides,rule
 cited,cited,SSD | 512,,28.80,,10.9,,,8,,,,
 plain,trained,RetinaNet,1.0,35.6,55.5,20.0,,,,p/plain,coco,,class
 aware,trained,IoU-aware,0.5,37.3,54.4,20.4,0.6,,9,p/aware,coco,alpha=0.5,power-0.5
@@ -50,9 +50,9 @@ def make_run(folder, seed, rules, info=None, quality=(0.04, 0.16, 0.81)):
 
 
 def test_metrics_are_told_from_settings(printed):
-    assert metric_columns(list(printed)) == ["AP", "mAP50", "APS", "PCC", "params_m"]
-    others = ["APPLE", "mAPX", "AP5x", "AR", "alpha", "AP100", "AR100", "AP52.5", "mAP"]
-    assert metric_columns(others) == ["AP100", "AR100", "AP52.5", "mAP"]
+    assert metric_columns(list(printed)) == ["AP", "AP50", "APS", "PCC", "params_m"]
+    others = ["APPLE", "mAPX", "AP5x", "AR", "mAR100", "alpha", "AP100", "AR100", "AP52.5", "mAP", "mAP60", "mAPS"]
+    assert metric_columns(others) == ["AP100", "AR100", "AP52.5", "mAP", "mAP60", "mAPS"]
 
 
 def test_two_seeds_one_seed_and_none(tmp_path, printed):
@@ -63,7 +63,7 @@ def test_two_seeds_one_seed_and_none(tmp_path, printed):
     cited, baseline, measured = frame.to_dict("records")
     assert cited["AP"] == "28.80" and pd.isna(cited["AP_measured"]) and cited["seeds"] == "" and cited["profile"] == ""
     assert (baseline["AP"], baseline["AP_measured"]) == ("35.6", 32.0)
-    assert baseline["AP_sd"] == pytest.approx(8**0.5) and baseline["mAP50_measured"] == 50 and baseline["mAP50_sd"] == 0
+    assert baseline["AP_sd"] == pytest.approx(8**0.5) and baseline["AP50_measured"] == 50 and baseline["AP50_sd"] == 0
     assert (baseline["seeds"], baseline["profile"], baseline["images"]) == ("0 4", "shapes", "40")
     assert baseline["hash"] == "0123456789ab" and baseline["rule"] == "class" and baseline["recipe"] == "p/plain"
     assert measured["AP_measured"] == 33.25 and pd.isna(measured["AP_sd"]) and pd.isna(measured["APS_measured"])
@@ -93,6 +93,60 @@ def test_no_pcc_by_a_rule_that_needs_an_estimate_without_one(tmp_path, printed):
     assert pd.isna(regenerate(printed, {("aware", "x"): [run]})["PCC_measured"]).all()
 
 
+VOC_TABLE = """row,mAP,mAPS,mAPM,mAPL,mAP50,mAP60,mAP80,recipe,rule
+ours,81.0,56.5,79.4,87.5,81.0,75.9,47.3,p/x,power-1
+theirs,80.0,,,,,,,p/y,class
+"""
+
+
+def voc_run(folder):
+    """Sides 60 (S), 100 (M) and 100 (M, difficult); a hit of S at IoU 0.75, a miss of M, a hit of M at IoU 1."""
+    run = make_run(folder, 0, {"power-1.0": {"AP": 1.0, "AP50": 2.0, "APS": 3.0}})
+    corners = [(0, 0, 60), (200, 0, 100), (400, 0, 100)]
+    truths = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [x, y, side, side], "iscrowd": int(x == 400)}
+            for x, y, side in corners
+        ],
+    }
+    (run.path / "truths.json").write_text(json.dumps(truths))
+    rows = [(0, 0, 60, 45, 0.9), (600, 0, 700, 100, 0.8), (200, 0, 300, 100, 0.7)]
+    found = pd.DataFrame(rows, columns=["x1", "y1", "x2", "y2", "score"]).assign(image_id=1, category_id=1)
+    (run.path / "detections").mkdir()
+    found.to_parquet(run.path / "detections" / "power-1.0.parquet")
+    return run
+
+
+def test_map_columns_are_vocs_of_the_detections_by_the_rule_of_the_row(tmp_path):
+    """11 points: (recall, precision) (1/2, 1), (1, 2/3) up to IoU 0.75, of which 6 recalls reach 1; above, (1/2, 1/2).
+
+    S: its one truth found. M: a miss, then its one truth found.
+    """
+    (tmp_path / "table1.csv").write_text(VOC_TABLE)
+    frame = regenerate(read_table(tmp_path / "table1.csv"), {("ours", "voc"): [voc_run(tmp_path)]})
+    ours, theirs = frame.to_dict("records")
+    both, one = 100 * (6 + 5 * 2 / 3) / 11, 100 * 6 / 11 / 3
+    expected = {"mAP": both, "mAPS": 100, "mAPM": 50, "mAP50": both, "mAP60": both, "mAP80": one}
+    assert {name: ours[f"{name}_measured"] for name in expected} == pytest.approx(expected)
+    assert pd.isna(ours["mAPL_measured"]) and pd.isna(theirs["mAP_measured"]) and ours["mAP"] == "81.0"
+    text = markdown(frame)
+    assert f"81.0 / {both:.1f}" in text
+    assert text.endswith(
+        "- Not run: theirs.\n- mAP: PASCAL VOC's, at IoU 0.5 (mAP60: at IoU 0.6, and so on), 11-point as for VOC2007. "
+        "S, M, L: area below 64², 64² to 192², above 192² px² of the original picture. The paper says neither which "
+        "average nor which picture: both are a choice made here.\n"
+    )
+
+
+def test_no_map_without_stored_detections_and_no_note_where_no_column_is_vocs(tmp_path, printed):
+    run = make_run(tmp_path, 0, {"class": {"AP": 1.0}})
+    frame = regenerate(printed.assign(mAP="80.0"), {("plain", "x"): [run]})
+    assert pd.isna(frame["mAP_measured"]).all() and frame["AP_measured"][1] == 1
+    assert "VOC" not in markdown(regenerate(printed, {("plain", "x"): [run]}))
+
+
 def test_contradictions_are_refused(tmp_path, printed):
     twice = [make_run(tmp_path / name, 0, {"class": {"AP": 1.0}}) for name in ("a", "b")]
     for table, runs, message in (
@@ -120,13 +174,13 @@ def test_markdown_shows_printed_beside_measured_in_aligned_columns(tmp_path, pri
     )
     at = header.index
     assert header[:3] == ["row", "profile", "seeds"] and plain[:3] == ["plain", "shapes", "0 1"]
-    assert (cited[at("model")], cited[at("AP")], cited[at("mAP50")], cited[at("fps")]) == (
+    assert (cited[at("model")], cited[at("AP")], cited[at("AP50")], cited[at("fps")]) == (
         "SSD ¦ 512",
         "28.80 / –",
         "",
         "8",
     )
-    assert (plain[at("AP")], plain[at("mAP50")]) == ("35.6 / 30.5 ± 0.7", "55.5 / 50.0 ± 0.0")
+    assert (plain[at("AP")], plain[at("AP50")]) == ("35.6 / 30.5 ± 0.7", "55.5 / 50.0 ± 0.0")
     assert plain[at("commit")] == "ccccccc" and plain[at("hash")] == "0123456" and aware[at("AP")] == "37.3 / –"
     assert rule[at("AP")].endswith("-:") and rule[at("fps")].endswith("-:") and rule[at("model")].endswith("--")
     assert "AP_measured" not in header and "params_m" not in header  # empty throughout

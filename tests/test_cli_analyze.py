@@ -12,6 +12,9 @@ from analysis.ap import ap_metrics, evaluate
 from analysis.calibration import D_ECE, calibration_rows
 from analysis.lrp import lrp_rows
 from analysis.synthetic import Size, make_detections, make_truths, write_detections, write_truths
+from analysis.voc import voc_rows
+from qrepro.cli.evaluate import publish
+from qrepro.recipe import resolve
 from test_cli import SETTINGS, data, run, trained  # noqa: F401  (fixtures)
 
 SIZE = Size(images=25, objects=120, classes=4, detections=900)
@@ -51,7 +54,8 @@ def test_ap_of_a_file(capsys, tmp_path, files, truths, found, name, engine):
     )  # fmt: skip
     assert (code, err) == (0, "")
     rows = table(tmp_path, "ap")
-    assert rows["metric"].tolist() == ["COCO", "VOC 11-point", "VOC all-point"]
+    assert len(rows) == 1 and rows["sizes"].tolist() == ["32/96"]
+    assert "S, M, L: area below 32², 32² to 96², above 96² px² of the original picture." in out
     expected = ap_metrics(evaluate(truths, found, [0.3, 0.4, 0.5], engine="pycocotools"))
     for metric, value in expected.items():
         assert rows[metric][0] == pytest.approx(value, rel=1e-9), metric
@@ -61,6 +65,27 @@ def test_ap_of_a_file(capsys, tmp_path, files, truths, found, name, engine):
     points = pd.read_csv(curve)
     assert len(points) == 3 * 101
     assert 100 * points["precision"][:101].mean() == pytest.approx(expected["AP30"])
+    pascal = table(tmp_path, "ap_voc").drop(columns=["run", "rule"])
+    expected = pd.DataFrame(voc_rows(truths, found, [0.3, 0.4, 0.5], sizes=(32, 96)))
+    pd.testing.assert_frame_equal(pascal, expected, check_dtype=False, rtol=1e-9)
+    assert "are at IoU 0.5" in out
+
+
+@pytest.mark.parametrize("sizes, sides", [("passd", (64, 192)), ("20,50.5", (20, 50.5))])
+def test_ap_by_sizes_of_ones_own(capsys, tmp_path, files, truths, found, sizes, sides):
+    code, _, err = run(
+        capsys, "analyze", "ap", "--detections", files / "a.json", "--annotations", files / "truths.json", "--out",
+        tmp_path, "--voc", "--sizes", sizes,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    expected = ap_metrics(evaluate(truths, found, engine="pycocotools", sizes=sides))
+    ((_, row),) = table(tmp_path, "ap").iterrows()
+    assert [row[f"AP{size}"] for size in "SML"] == pytest.approx([expected[f"AP{size}"] for size in "SML"])
+    assert row["APS"] != pytest.approx(ap_metrics(evaluate(truths, found))["APS"])
+    pascal = table(tmp_path, "ap_voc")
+    assert pascal["mAPM"].tolist() == pytest.approx([row["mAPM"] for row in voc_rows(truths, found, sizes=sides)])
+    assert set(pascal["sizes"]) == {row["sizes"]} == {"{:g}/{:g}".format(*sides)}
+    assert f"S, M, L: area below {sides[0]:g}²" in (tmp_path / "ap_voc.md").read_text()
 
 
 def test_a_class_without_truth_is_named(capsys, tmp_path, files, found):
@@ -182,6 +207,9 @@ def test_scores_beyond_one_are_a_warning_for_ap(capsys, tmp_path, files):
         (["ap", "--detections", "FILE", "--annotations", "TRUTHS", "--thresholds", "0.5:x"], "--thresholds"),
         (["ap", "--detections", "FILE", "--annotations", "TRUTHS", "--thresholds", "1.5"], "(0, 1]"),
         (["ap", "--detections", "FILE", "--annotations", "TRUTHS", "--engine", "fast"], "hotcoco"),
+        (["ap", "--detections", "FILE", "--annotations", "TRUTHS", "--sizes", "voc"], "--sizes voc: allowed are coco"),
+        (["ap", "--detections", "FILE", "--annotations", "TRUTHS", "--sizes", "64"], "such as 64,192"),
+        (["ap", "--detections", "FILE", "--annotations", "TRUTHS", "--sizes", "192,64"], "two increasing sides in px"),
         (["pcc", "--detections", "FILE", "--annotations", "TRUTHS", "--over", "positives"], "--over positives"),
         (["pcc", "--detections", "FILE", "--annotations", "TRUTHS", "--by", "colour"], "class or size"),
         (["pcc", "--detections", "FILE", "--annotations", "TRUTHS", "--statistics", "pcc"], "pearson"),
@@ -198,6 +226,78 @@ def test_wrong_input_is_one_line_and_exit_code_2(capsys, tmp_path, files, argume
     assert code == 2, err
     assert err.startswith("error: ") and err.count("\n") == 1
     assert str(places.get(said, said)) in err
+
+
+def test_an_evaluation_on_voc_holds_its_map_by_passds_sizes(capsys, tmp_path, truths, found):
+    recipe = resolve("iou_aware/grad_r50", "bccd")
+    publish(tmp_path, [("class", found)], recipe, truths, {"split": "test", "images": SIZE.images}, None)
+    written = json.loads((tmp_path / "metrics.json").read_text())["voc"]
+    assert written == {"class": voc_rows(truths, found, sizes=(64, 192))}
+    out = capsys.readouterr().out
+    assert "VOC mAP" in out and f"{written['class'][0]['mAPS']:.1f}" in out and "sizes 64/192" in out
+
+
+def make_matches(folder, recipe, **counts):
+    """An evaluated run with matches of truths of sides 10, 30 and 60 px."""
+    path = folder / recipe / "shapes" / "seed0"
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps({"recipe": recipe, "profile": "shapes", "seed": 0}))
+    (path / "metrics.json").write_text(json.dumps({"split": "val", "images": 2, "rules": {}}))
+    if counts:
+        known = {"image_id": 1, "category_id": 1, "x1": 0.0, "y1": 0.0, "x2": 9.0, "y2": 9.0}
+        pd.DataFrame({**known, "side": [10.0, 30.0, 60.0], **counts}).to_parquet(path / "matches.parquet")
+    return path
+
+
+def test_matches_against_scale(capsys, tmp_path):
+    make_matches(tmp_path, "p/two", initial=[0, 2, 4], adjusted=[6, 6, 6])
+    make_matches(tmp_path, "p/one", initial=[0, 2, 4], adjusted=[np.nan] * 3)
+    code, out, err = run(capsys, "analyze", "matches", "--results", tmp_path, "--bins", "3")
+    assert (code, err) == (0, "")
+    folder = tmp_path / "analysis"
+    rows = table(folder, "matches")
+    assert rows["matched"].tolist() == [0, 2, 4, 0, 2, 4, 6, 6, 6]
+    assert rows["side_max"].tolist() == [20, 40, 60] * 3
+    spread = table(folder, "matches_evenness")
+    assert list(zip(spread["run"].str[:5], spread["boxes"], spread["variation"], strict=True)) == [
+        ("p/one", "initial", pytest.approx((2 / 3) ** 0.5)),
+        ("p/two", "initial", pytest.approx((2 / 3) ** 0.5)),
+        ("p/two", "adjusted", 0),
+    ]
+    assert "0.816" in out and (folder / "matches_evenness.md").is_file()
+    for kind in ("png", "svg", "csv"):
+        assert len(list(folder.glob(f"matches-p-*-shapes-seed-0.{kind}"))) == 2
+    for bins, edges in (("0,15,60", [15, 60]), ("quantile:2", [30, 60])):
+        code, _, err = run(capsys, "analyze", "matches", tmp_path / "p" / "one", "--bins", bins, "--out", tmp_path)
+        assert (code, err) == (0, "") and table(tmp_path, "matches")["side_max"].tolist() == edges
+
+
+def test_runs_without_matches_are_named(capsys, tmp_path):
+    old = make_matches(tmp_path, "p/old")
+    code, _, err = run(capsys, "analyze", "matches", old)
+    assert code == 2 and err == f"error: {old / 'matches.parquet'}: no such file; evaluate the run again\n"
+    make_matches(tmp_path, "p/new", initial=[1, 1, 1])
+    code, out, _ = run(capsys, "analyze", "matches", tmp_path, "--out", tmp_path / "out")
+    assert code == 0 and "Left out, evaluate again: p/old / shapes / seed 0.\n" in out
+    assert set(table(tmp_path / "out", "matches")["run"]) == {"p/new / shapes / seed 0"}
+
+
+@pytest.mark.parametrize(
+    "bins, said",
+    [
+        ("many", "--bins many: must look like 16, quantile:16 or 0,32,96,320"),
+        ("octave:4", "--bins octave:4: must look like"),
+        ("0,x", "--bins 0,x: must look like"),
+        ("0", "at least 1, got 0"),
+        ("60,20", "two or more increasing numbers of px"),
+        ("100,200", "no truth of 3 has a side from 100 to 200 px"),
+    ],
+)
+def test_bins_that_are_none(capsys, tmp_path, bins, said):
+    make_matches(tmp_path, "p/a", initial=[1, 1, 1])
+    code, _, err = run(capsys, "analyze", "matches", tmp_path, "--bins", bins, "--out", tmp_path / "out")
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

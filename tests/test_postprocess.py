@@ -1,9 +1,16 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from qrepro import postprocess
 from qrepro.postprocess import Candidates, PostProcess
+
+try:
+    from mmcv.ops import soft_nms
+except ImportError:
+    soft_nms = None
 
 FAR = [[float(20 * i), 0.0, 20.0 * i + 10, 10.0] for i in range(6)]
 
@@ -78,32 +85,148 @@ def iou(a, b):
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-@pytest.mark.parametrize("suppression", ["hard", "linear", "gaussian"])
-@pytest.mark.parametrize("keep", [5, 40, 600])
-def test_suppression_equals_a_plain_loop(suppression, keep):
-    """Bodla et al., figure 2, one box after the other; hard NMS is the case in which overlap takes the whole score."""
-    found = random_candidates(keep)
-    process = PostProcess(suppression=suppression, keep=keep, nms=0.4, sigma=0.3, threshold=0.0, soft_floor=0.02)
-    left = dict(enumerate(found.log_score.exp().double().tolist()))
-    boxes, label = found.boxes.tolist(), found.label.tolist()
-    expected = []
-    while left and len(expected) < keep:
+def plain(boxes, label, score, suppression, keep, nms, sigma=0.5, soft_floor=0.001):
+    """Bodla et al., figure 2, one box after the other: [(index, score)], best first.
+
+    Hard NMS is the case in which overlap takes the whole score. Of equal scores the first is taken; scores are float32
+    as in the code, IoU is in Python's doubles. exp is torch's: a last bit can change the order.
+    """
+    left, taken = {i: np.float32(s) for i, s in enumerate(score)}, []
+    while left and len(taken) < keep:
         best = max(left, key=left.get)
-        score = left.pop(best)
-        if suppression != "hard" and score < 0.02:
+        if suppression != "hard" and left[best] < np.float32(soft_floor):
             break
-        expected.append((best, score))
-        for other in list(left):
-            overlap = iou(boxes[best], boxes[other]) if label[best] == label[other] else 0.0
+        taken.append((best, float(left.pop(best))))
+        for other in [i for i in left if label[i] == label[best]]:
+            overlap = np.float32(iou(boxes[best], boxes[other]))
             if suppression == "gaussian":
-                left[other] *= math.exp(-(overlap**2) / 0.3)
-            elif overlap > 0.4:
+                left[other] *= (-(torch.tensor(overlap) ** 2) / sigma).exp().numpy()
+            elif overlap > nms:
                 left[other] *= 1 - overlap
                 if suppression == "hard":
                     del left[other]
-    kept = process.choose(found)
+    return taken
+
+
+@pytest.mark.parametrize("suppression", ["hard", "linear", "gaussian"])
+@pytest.mark.parametrize("keep", [5, 40, 600])
+def test_suppression_equals_a_plain_loop(suppression, keep):
+    found = random_candidates(keep)
+    options = {"suppression": suppression, "keep": keep, "nms": 0.4, "sigma": 0.3, "soft_floor": 0.02}
+    expected = plain(found.boxes.tolist(), found.label.tolist(), found.log_score.exp().tolist(), **options)
+    kept = PostProcess(threshold=0.0, **options).choose(found)
     assert kept.candidate.tolist() == [index for index, _ in expected]
-    assert kept.score.tolist() == pytest.approx([score for _, score in expected], rel=1e-5)
+    assert kept.score.tolist() == pytest.approx([score for _, score in expected], rel=1e-6)
+
+
+def random_batch(seed, shares, locations=70, classes=3):
+    """Log scores (B, R, C) and boxes (B, R, 4); of image i about a share of shares[i] of the scores is above 0.
+
+    Scores are sixteenths, and the boxes of the last ten locations are those of the first ten: there are many ties.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(len(shares), locations, 2, generator=generator) * 100
+    boxes = torch.cat([corner, corner + 20 + torch.rand(corner.shape, generator=generator) * 60], -1)
+    boxes[:, -10:] = boxes[:, :10]
+    score = (torch.rand(len(shares), locations, classes, generator=generator) * 16).ceil() / 16
+    present = torch.rand(score.shape, generator=generator) < torch.tensor(shares)[:, None, None]
+    return torch.where(present, score, 0.0).log(), boxes
+
+
+@pytest.mark.parametrize("suppression", ["linear", "gaussian"])
+@pytest.mark.parametrize("keep", [1, 25, 1000])
+@pytest.mark.parametrize("nms, sigma, soft_floor", [(0.5, 0.5, 0.001), (0.2, 0.1, 0.0), (0.3, 2.0, 0.3)])
+@pytest.mark.parametrize("shares", [(1.0, 0.0, 0.02, 0.4), (0.0, 0.1), (0.0,), (0.7,)])
+def test_a_batch_equals_a_plain_loop_over_each_image(suppression, keep, nms, sigma, soft_floor, shares):
+    options = {"suppression": suppression, "keep": keep, "nms": nms, "sigma": sigma, "soft_floor": soft_floor}
+    log_score, boxes = random_batch(keep, shares)
+    level = torch.zeros(boxes.shape[1], dtype=torch.int64)
+    batch = PostProcess(threshold=0.0, **options)(log_score, log_score / 2, boxes, level)
+    assert len(batch) == len(shares)
+    for scores, corners, kept in zip(log_score.exp().tolist(), boxes.tolist(), batch, strict=True):
+        pairs = [(r, c) for r, row in enumerate(scores) for c, score in enumerate(row) if score > 0]
+        found = [scores[r][c] for r, c in pairs]
+        expected = plain([corners[r] for r, _ in pairs], [c for _, c in pairs], found, **options)
+        assert kept.candidate.tolist() == [index for index, _ in expected]
+        at = list(zip(kept.location.tolist(), kept.label.tolist(), strict=True))
+        assert at == [pairs[index] for index, _ in expected]
+        tolerance = 0 if suppression == "linear" else 1e-6  # exp of one number and of many may differ in a last bit
+        assert kept.score.tolist() == pytest.approx([score for _, score in expected], rel=tolerance, abs=0)
+
+
+TALL, HALF, QUARTER = [0.0, 0, 10, 10], [0.0, 0, 10, 5], [0.0, 0, 10, 2.5]  # IoU 1/2, 1/4; HALF with QUARTER 1/2
+SOLVED = {
+    # 1/4 takes nothing from QUARTER, which then comes before HALF and halves it again
+    "linear": ({"nms": 0.4}, [(0, 0.9), (2, 0.7), (1, 0.8 / 4)]),
+    "linear, at the threshold": ({"nms": 0.5}, [(0, 0.9), (1, 0.8), (2, 0.7)]),
+    "linear, all": ({"nms": 0.2}, [(0, 0.9), (2, 0.7 * 3 / 4), (1, 0.8 / 4)]),
+    # IoU^2 / sigma: 1/2 for an IoU of 1/2, 1/8 for 1/4
+    "gaussian": ({"sigma": 0.5}, [(0, 0.9), (2, 0.7 * math.exp(-1 / 8)), (1, 0.8 * math.exp(-1))]),
+    "gaussian, wide": ({"sigma": 4}, [(0, 0.9), (1, 0.8 * math.exp(-1 / 16)), (2, 0.7 * math.exp(-5 / 64))]),
+    "gaussian, cut": ({"keep": 2}, [(0, 0.9), (2, 0.7 * math.exp(-1 / 8))]),
+    "gaussian, dropped": ({"soft_floor": 0.3}, [(0, 0.9), (2, 0.7 * math.exp(-1 / 8))]),
+}
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_soft_suppression_of_three_boxes_by_hand(name):
+    options, expected = SOLVED[name]
+    kept = run([[0.9], [0.8], [0.7]], [TALL, HALF, QUARTER], suppression=name.split(",")[0], **options)
+    assert [(location, score) for location, _, score in kept] == [(i, round(score, 4)) for i, score in expected]
+
+
+def test_a_score_at_the_floor_stays():
+    """1/2 of IoU 1/2 is 1/4."""
+    for floor, count in ((0.25, 2), (0.26, 1)):
+        options = {"suppression": "linear", "nms": 0.4, "soft_floor": floor}
+        assert len(run([[0.75], [0.5]], [TALL, HALF], **options)) == count
+
+
+def test_soft_suppression_leaves_other_classes_alone():
+    kept = run([[0.9, 0.8], [0.1, 0.7]], [TALL, TALL], suppression="gaussian", threshold=0.5)
+    assert kept == [(0, 0, 0.9), (0, 1, 0.8), (1, 1, round(0.7 * math.exp(-2), 4))]
+
+
+@pytest.mark.parametrize("suppression", ["linear", "gaussian"])
+def test_a_box_is_taken_once_though_nothing_is_left_of_the_others(suppression):
+    """Three times the same box: the scores of the second and third are 0, and without a floor they are detections."""
+    options = {"suppression": suppression, "sigma": 1e-3, "soft_floor": 0.0}
+    assert [k[0] for k in run([[0.9], [0.8], [0.7]], [TALL] * 3, **options)] == [0, 1, 2]
+
+
+def test_a_step_takes_one_box_of_every_image(monkeypatch):
+    """Images of 2, 0 and 6 candidates, of which 1, 0 and 3 stay above the floor: three steps of (3, 6) overlaps."""
+    overlaps = []
+
+    def watched(a, b):
+        overlaps.append(tuple(torch.broadcast_shapes(a.shape, b.shape)))
+        return aligned_iou(a, b)
+
+    aligned_iou = postprocess.aligned_iou
+    monkeypatch.setattr(postprocess, "aligned_iou", watched)
+    score = torch.zeros(3, 6, 1)
+    score[0, :2, 0], score[2, :, 0] = torch.tensor([0.9, 0.8]), torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    boxes = torch.tensor([[TALL] * 6, [TALL] * 6, [*FAR[:3], *FAR[:3]]])
+    process = PostProcess(suppression="linear", soft_floor=0.01)
+    batch = process(score.log(), score.log(), boxes, torch.zeros(6, dtype=torch.int64))
+    assert [kept.location.tolist() for kept in batch] == [[0], [], [0, 1, 2]]
+    assert overlaps == [(3, 6, 4)] * 3
+
+
+@pytest.mark.skipif(soft_nms is None, reason="mmcv.ops, of an optional extra, cannot be imported")
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+@pytest.mark.parametrize("threshold, sigma, floor", [(0.3, 0.5, 0.001), (0.6, 0.1, 0.2)])
+def test_soft_suppression_equals_mmcv(method, threshold, sigma, floor):
+    """One class: mmcv knows none. It decays at an IoU of exactly the threshold too, which no pair here has."""
+    found = random_candidates(11, n=300, classes=1)
+    dets, index = soft_nms(found.boxes, found.log_score.exp(), threshold, sigma, floor, method, offset=0)
+    process = PostProcess(
+        suppression=method, nms=threshold, sigma=sigma, soft_floor=floor, threshold=0.0, keep=len(found.label)
+    )
+    kept = process.choose(found)
+    assert 0 < len(index) < len(found.label)
+    assert torch.equal(kept.candidate, index)
+    torch.testing.assert_close(kept.score, dets[:, 4], rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("suppression", ["hard", "linear", "gaussian"])

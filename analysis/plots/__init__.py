@@ -8,6 +8,7 @@ from analysis.plots.calibration import reliability
 from analysis.plots.distributions import side_distributions
 from analysis.plots.intervals import correlation_by_group, difference_interval
 from analysis.plots.labels import label_histograms, target_histogram
+from analysis.plots.matches import matched_boxes
 from analysis.plots.precision import ap_by_threshold, ap_vs_alpha, precision_recall
 from analysis.plots.scores import SAMPLE, class_vs_iou_score, estimate_vs_iou, score_vs_iou, top1_vs_iou
 from analysis.plots.speed import speed_accuracy
@@ -28,6 +29,7 @@ __all__ = [
     "iou_gradient",
     "label_histograms",
     "loss_curves",
+    "matched_boxes",
     "perturbation",
     "precision_recall",
     "qfl_curves",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,6 @@ from qrepro.cli import options as o
 if TYPE_CHECKING:
     from analysis.ap import APResult
     from analysis.plots import Plot
-    from analysis.samples import DetectionSet
 
 app = typer.Typer(
     help="Analyses of evaluated runs or of other detectors' result files; tables as CSV and markdown, figures as PNG, "
@@ -62,43 +60,48 @@ def ap(
         typer.Option("--thresholds", help="IoU thresholds: 0.5,0.75 or first:last:step. \\[default: COCO's]"),
     ] = None,
     max_dets: MaxDets = 100,
-    voc: Annotated[bool, typer.Option("--voc", help="Also VOC's mAP, 11-point and all-point.")] = False,
+    voc: Annotated[bool, typer.Option("--voc", help="Also VOC's mAP, 11-point and all-point, as a table.")] = False,
+    sizes: Annotated[
+        str,
+        typer.Option(
+            "--sizes", help="Sides in px that part small, medium, large: coco (32,96), passd (64,192) or LOW,HIGH."
+        ),
+    ] = "coco",
     per_class: Annotated[bool, typer.Option("--per-class", help="Also a table with a row per class.")] = False,
     curves: Annotated[bool, typer.Option("--curves", help="Also precision-recall curves and their points.")] = False,
     engine: o.Engine = None,
     results: Results = o.RESULTS,
     out: Out = None,
 ) -> None:
-    """AP at every threshold, by size, per class; VOC mAP; precision-recall curves."""
+    """AP at every threshold, by size, per class; VOC mAP, also by size; precision-recall curves."""
     from analysis.ap import ap_metrics, class_metrics, evaluate
     from analysis.matching import COCO_THRESHOLDS
+    from analysis.sizes import size_note, size_text
+    from analysis.voc import voc_rows
 
     levels = tuple(o.numbers(thresholds, "--thresholds")) if thresholds else COCO_THRESHOLDS
-    rows, categories, drawn = [], [], []
+    parted = inputs.sizes(sizes, "--sizes")
+    rows, pascal, categories, drawn = [], [], [], []
     for found in inputs.sets(runs, detections, annotations, split, classes, rule or ["all"], results):
-        result = evaluate(found.truths, found.detections, levels, max_dets, engine)
+        result = evaluate(found.truths, found.detections, levels, max_dets, engine, parted)
         about = {"run": found.name, "rule": found.rule}
-        rows.append({**about, "metric": "COCO", **ap_metrics(result)})
-        rows += [{**about, **row} for row in _voc(found, levels)] if voc else []
+        rows.append({**about, "sizes": size_text(parted), **ap_metrics(result)})
+        if voc:
+            pascal += [{**about, **row} for row in voc_rows(found.truths, found.detections, levels, parted)]
         categories += [{**about, **row} for row in class_metrics(result)]
         if curves and (rule or found.own):
             title = f"{found.name}: {found.rule}"
             drawn.append((o.file_name(title), _curves(result, title)))
     left_out = {row["category"] for row in categories if math.isnan(row["AP"])}
-    notes = [f"Without truth, so in no mean: {', '.join(sorted(left_out))}."] if left_out else []
+    notes = [f"{size_note(parted)}."]
+    notes += [f"Without truth, so in no mean: {', '.join(sorted(left_out))}."] if left_out else []
     _write(rows, "ap", results, out, notes=notes)
+    if voc:
+        _write(pascal, "ap_voc", results, out, notes=[*notes, "mAP, mAPS, mAPM and mAPL are at IoU 0.5."])
     if per_class:
         _write(categories, "ap_classes", results, out)
     for name, figure in drawn:
         _draw(figure, f"precision_recall-{name}", results, out)
-
-
-def _voc(found: DetectionSet, thresholds: Sequence[float]) -> list[dict[str, Any]]:
-    """PASCAL's metrics of a detection set, one row per interpolation."""
-    from analysis.voc import INTERPOLATIONS, evaluate_voc, voc_metrics
-
-    results = {kind: evaluate_voc(found.truths, found.detections, thresholds, kind) for kind in INTERPOLATIONS}
-    return [{"metric": f"VOC {kind}", **voc_metrics(result)} for kind, result in results.items()]
 
 
 def _curves(result: APResult, title: str) -> Plot:
@@ -335,6 +338,44 @@ def distributions(
         for run in known:
             for name, plot in single_boxes(run, images, number):
                 _draw(plot, f"distribution-{o.file_name(run.name)}-{name}", results, out)
+
+
+@app.command("matches")
+def matches(
+    runs: Runs = None,
+    bins: Annotated[
+        str,
+        typer.Option(
+            "--bins",
+            help="Of scale: a number of equal width (16), of equally many truths (quantile:16), or edges in px of the "
+            "network's input (0,32,96,320).",
+        ),
+    ] = "16",
+    results: Results = o.RESULTS,
+    out: Out = None,
+) -> None:
+    """Boxes matched to a truth against its scale, before and after the first step, and how evenly (PASSD, figure 2)."""
+    from analysis.matches import evenness_rows, matched_rows, stage_counts
+    from analysis.plots import matched_boxes
+
+    edges = inputs.bins(bins, "--bins")
+    found = inputs.chosen(runs, results)
+    known = [run for run in found if run.has("matches.parquet")] or found  # of none, the first says what it lacks
+    left_out = [run.name for run in found if run not in known]
+    notes = [f"Left out, evaluate again: {', '.join(left_out)}."] if left_out else []
+    rows, spread = [], []
+    drawn = {}
+    for run in known:
+        side = run.matches["side"]
+        points = matched_rows(side, stage_counts(run.matches), edges(side))
+        rows += [{"run": run.name, **row} for row in points]
+        spread += [{"run": run.name, **row} for row in evenness_rows(points)]
+        about = f"Truths of the evaluation images, split {run.metrics['split']}."
+        drawn[o.file_name(run.name)] = matched_boxes(points, run.name, about)
+    _write(rows, "matches", results, out, digits=3, shown=False)
+    _write(spread, "matches_evenness", results, out, digits=3, notes=notes)
+    for name, figure in drawn.items():
+        _draw(figure, f"matches-{name}", results, out)
 
 
 @app.command("boxes")

@@ -128,6 +128,7 @@ def evaluate_choice(
         (folder / "candidates.parquet").unlink(missing_ok=True)
     write_truths(annotations, folder / "truths.json")
     write_frame(outputs.positives, folder / "positives.parquet")
+    write_frame(outputs.matches, folder / "matches.parquet")
     (folder / "distributions.parquet").unlink(missing_ok=True)
     if outputs.distributions is not None:
         write_frame(outputs.distributions, folder / "distributions.parquet")
@@ -167,8 +168,7 @@ def publish(
     title = f"{recipe.name} on {about['split']}, {about['images']} images, {summary['engine']}"
     show.ap_table(summary["rules"], title)
     if voc:
-        kinds = {f"{rule}, {kind}": v for rule, values in summary["voc"].items() for kind, v in values.items()}
-        show.ap_table(kinds, "VOC mAP")
+        show.table([{"rule": name, **row} for name, rows in summary["voc"].items() for row in rows], "VOC mAP")
     show.console.print(f"wrote {folder}", soft_wrap=True)
 
 

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.runs import Run
     from analysis.samples import DetectionSet, Pairs
     from analysis.truths import Truths
+
+
+def sizes(text: str, option: str) -> tuple[float, float]:
+    """The two sides in px that part small, medium and large objects: by name, or as LOW,HIGH."""
+    from analysis.sizes import SIZES, areas
+
+    try:
+        low, high = SIZES[text] if text in SIZES else map(float, text.split(","))
+        areas((low, high))
+    except ValueError:
+        allowed = f"{', '.join(SIZES)} or two increasing sides in px, such as 64,192"
+        raise ValueError(f"{option} {text}: allowed are {allowed}") from None
+    return low, high
+
+
+def bins(text: str, option: str) -> Callable[[Any], Any]:
+    """How sides of truths are parted into bins of scale, as a function of the sides that gives the edges."""
+    from analysis.matches import quantile_edges, regular_edges
+
+    ways = {"": regular_edges, "quantile": quantile_edges}
+    way, _, number = text.rpartition(":")
+    try:
+        if "," in text:
+            edges = [float(part) for part in text.split(",")]
+            return lambda side: edges
+        return partial(ways[way], bins=int(number))
+    except (KeyError, ValueError):
+        raise ValueError(f"{option} {text}: must look like 16, quantile:16 or 0,32,96,320") from None
 
 
 def chosen(paths: list[Path] | None, results: Path) -> list[Run]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qrepro.assign import BACKGROUND
-from qrepro.boxes import centerness, clip, distances
+from qrepro.boxes import area, centerness, clip, distances
 from qrepro.data.annotations import Annotations, to_coco
 from qrepro.data.loader import Batch, in_order, loader
 from qrepro.detector import Detector, Prediction
@@ -37,12 +37,15 @@ SHOWN = 3  # boxes of a picture whose distributions are kept
 class Outputs:
     """What a pass leaves; boxes in pixels of the original pictures.
 
-    detections: by name of the rule; positives: of the training assigner; distributions: of the sides of the SHOWN best
-    detections of each picture by the first rule, where the representation has any; stored: candidates, where asked for.
+    detections: by name of the rule; positives: of the training assigner; matches: how many priors it gave to each truth,
+    `initial`, and `adjusted` as a first step moved them, where there is one; distributions: of the sides of the SHOWN
+    best detections of each picture by the first rule, where the representation has any; stored: candidates, where asked
+    for.
     """
 
     detections: dict[str, pd.DataFrame]
     positives: pd.DataFrame
+    matches: pd.DataFrame
     distributions: pd.DataFrame | None
     stored: Stored | None
 
@@ -144,6 +147,7 @@ class _Scribe:
         self.postprocess, self.objective = postprocess, objective
         self.detections: dict[str, Columns] = {rule.name: {} for rule in rules}
         self.positives: Columns = {}
+        self.matches: Columns = {}
         self.distributions: Columns = {}
         self.candidates: Columns = {}
         self.floors: dict[int, float] = {}
@@ -153,6 +157,7 @@ class _Scribe:
         return Outputs(
             {rule: _frame(columns) for rule, columns in self.detections.items()},
             _frame(self.positives),
+            _frame(self.matches),
             _frame(self.distributions) if self.distributions else None,
             Stored(_frame(self.candidates), self.floors) if self.store else None,
         )
@@ -176,6 +181,7 @@ class _Scribe:
         if self.store:
             self._keep(batch, dense, owned["nearest"].iou, self.store)
         self._label(batch, prediction, dense, found)
+        self._count(batch, prediction, found)
 
     def _rank(
         self,
@@ -265,12 +271,34 @@ class _Scribe:
             }
             _append(self.positives, columns)
 
+    def _count(self, batch: Batch, prediction: Prediction, matches: Tensor) -> None:
+        """The truths of a batch, and how many priors are matched to each; side: root of the area, network input."""
+        truths, first = batch.truths, self.objective.match_first(prediction, batch.truths, batch.sizes)
+        counts = {"initial": matches} if first is None else {"initial": first, "adjusted": matches}
+        counts = {name: _matched(found, truths.valid) for name, found in counts.items()}
+        boxes = _original(truths.boxes, batch)
+        for i, valid in enumerate(truths.valid):
+            columns = {
+                **self._place(batch, i, truths.labels[i, valid], boxes[i, valid]),
+                "side": area(truths.boxes[i, valid]).sqrt(),
+                **{name: count[i, valid] for name, count in counts.items()},
+            }
+            _append(self.matches, columns)
+
     def _place(self, batch: Batch, i: int, label: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         """Which picture, which category, and the box (K, 4) in pixels of the original picture."""
         ids = torch.tensor(self.annotations.category_ids, device=label.device)
         x1, y1, x2, y2 = boxes.unbind(-1)
         image = torch.full_like(label, self.annotations.images[int(batch.index[i])].id)
         return {"image_id": image, "category_id": ids[label], "x1": x1, "y1": y1, "x2": x2, "y2": y2}
+
+
+def _matched(matches: Tensor, valid: Tensor) -> Tensor:
+    """(B, G) number of locations of each truth, of matches (B, R)."""
+    count = torch.zeros_like(valid, dtype=torch.int64)
+    count = F.pad(count, (0, 1))  # where the matches of none go
+    owner = torch.where(matches >= 0, matches, valid.shape[1])
+    return count.scatter_add(1, owner, torch.ones_like(owner))[:, :-1]
 
 
 def _original(boxes: Tensor, batch: Batch) -> Tensor:

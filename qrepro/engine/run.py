@@ -91,7 +91,7 @@ class Run:
 
     def clear(self) -> None:
         """Remove what an earlier training and its evaluation left."""
-        made = ("metrics.json", "positives.parquet", "distributions.parquet", "candidates.parquet")
+        made = ("metrics.json", "positives.parquet", "matches.parquet", "distributions.parquet", "candidates.parquet")
         for file in (self.last, self.best, self.log, *(self.path / name for name in made)):
             file.unlink(missing_ok=True)
         for file in (self.path / "detections").glob("*.parquet"):

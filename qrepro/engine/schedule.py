@@ -41,7 +41,9 @@ class Plan:
         total = schedule.shorten or whole
         # in proportion, but never less than one step for each cycle that is still to come
         bounds = tuple(min((plain + n * cycle) * total // whole, total - cycles + n) for n in range(cycles + 1))
-        warmup = min(schedule.warmup.steps, plain) * total // whole
+        epochs = schedule.warmup.epochs
+        warmup = schedule.warmup.steps if epochs is None else math.ceil(epochs * per_epoch)
+        warmup = min(warmup, plain) * total // whole
         length = schedule.steps or schedule.epochs or 1
 
         def scaled(lr: float) -> float:

@@ -171,9 +171,10 @@ class Optimiser(Section):
 
 
 class Warmup(Section):
-    """Linear rise of the learning rate from `ratio` times its value over the first `steps` optimiser steps."""
+    """Linear rise of the learning rate from `ratio` times its value over the first `epochs`, or else `steps`."""
 
     steps: int = Field(500, ge=0)
+    epochs: float | None = Field(None, gt=0)
     ratio: float = Field(1 / 3, ge=0, le=1)
 
 
