@@ -37,10 +37,10 @@ SHOWN = 3  # boxes of a picture whose distributions are kept
 class Outputs:
     """What a pass leaves; boxes in pixels of the original pictures.
 
-    detections: by name of the rule; positives: of the training assigner; matches: how many priors it gave to each truth,
+    detections: by name of the rule; positives: of the training assigner; matches: how many priors it gave each truth,
     `initial`, and `adjusted` as a first step moved them, where there is one; distributions: of the sides of the SHOWN
-    best detections of each picture by the first rule, where the representation has any; stored: candidates, where asked
-    for.
+    best detections of each picture by the first rule, where the representation has any; stored: candidates, where
+    asked for.
     """
 
     detections: dict[str, pd.DataFrame]
