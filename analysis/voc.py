@@ -67,12 +67,12 @@ def evaluate_voc(
     ids = tuple(truths.categories["id"].tolist())
     ap = np.full((len(thresholds), len(ids), len(areas), len(INTERPOLATIONS)), math.nan)
     for (t, threshold), (a, area) in product(enumerate(thresholds), enumerate(areas)):
-        true_positive, ignored = _verdicts(ranked, threshold, area)
+        took, ignored = _verdicts(ranked, threshold, area)
         counted = ~ranked.difficult & ~outside(ranked.truth_area, area)
         for k, category in enumerate(ids):
             n_truths = int((counted & (ranked.truth_category == category)).sum())
             if n_truths:
-                hits = true_positive[(ranked.category == category) & ~ignored]
+                hits = took[(ranked.category == category) & ~ignored]
                 recall = np.cumsum(hits) / n_truths
                 precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
                 ap[t, k, a] = [average_precision(recall, precision, kind) for kind in INTERPOLATIONS]
@@ -159,22 +159,22 @@ def _rank(truths: Truths, detections: pd.DataFrame) -> _Ranked:
 
 
 def _verdicts(ranked: _Ranked, threshold: float, area: Range) -> tuple[np.ndarray, np.ndarray]:
-    """Which of N ranked detections are true positives in a range of area, and which are ignored: two (N,) masks.
+    """Which of N ranked detections took a truth, and which are ignored in a range of area: two (N,) masks.
 
     The first detection that reaches a truth takes it; one that reaches it later takes none. A difficult truth is taken
-    by nobody, and whoever reaches it is ignored.
+    by nobody, and whoever reaches it is ignored. Who took a truth and is not ignored is a true
+    positive.
     """
     reaching = np.flatnonzero((ranked.truth >= 0) & (ranked.iou >= threshold))
     on_difficult = ranked.difficult[ranked.truth[reaching]]
     candidates = reaching[~on_difficult]
     taken, first = np.unique(ranked.truth[candidates], return_index=True)
-    takers, counts = candidates[first], ~outside(ranked.truth_area[taken], area)
-    true_positive = np.zeros(len(ranked.truth), dtype=bool)
-    true_positive[takers[counts]] = True
+    took = np.zeros(len(ranked.truth), dtype=bool)
+    took[candidates[first]] = True
     ignored = outside(ranked.area, area)
     ignored[reaching[on_difficult]] = True
-    ignored[takers] = ~counts
-    return true_positive, ignored
+    ignored[candidates[first]] = outside(ranked.truth_area[taken], area)
+    return took, ignored
 
 
 def _percent(values: np.ndarray) -> float:

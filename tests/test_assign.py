@@ -581,3 +581,16 @@ def test_nearest_point_may_take_more_than_there_are():
     priors = Points(scale=4.0)([(2, 2), (1, 1)], (8, 16), CPU)
     matches = NearestPoint(number=9)(priors, truths_of([[0, 0, 16, 16]], [0]), torch.ones(1, 5) > 0)[0]
     assert matches.tolist() == [0, 0, 0, 0, BACKGROUND]
+
+
+def test_of_equal_best_priors_all_or_the_first_are_taken():
+    """Two boxes of IoU 1/2 with the truth, below the threshold: SSD takes one of them."""
+    priors = priors_of([[0, 0, 10, 5], [0, 5, 10, 10], [50, 50, 60, 60]])
+    truths, usable = truths_of([[0, 0, 10, 10]], [0]), torch.ones(1, 3, dtype=torch.bool)
+    rule = {"positive": 0.6, "negative": 0.6}
+    assert MaxIoU(**rule)(priors, truths, usable)[0].tolist() == [0, 0, BACKGROUND]
+    assert MaxIoU(**rule, ties=False)(priors, truths, usable)[0].tolist() == [0, BACKGROUND, BACKGROUND]
+    assert MaxIoU(**rule, ties=False, min_best=0.6)(priors, truths, usable)[0].tolist() == [BACKGROUND] * 3
+    assert MaxIoU(**rule, ties=False, best_prior=False)(priors, truths, usable)[0].tolist() == [BACKGROUND] * 3
+    nothing = truths_of([[90, 90, 99, 99]], [0])
+    assert MaxIoU(**rule, ties=False)(priors, nothing, usable)[0].tolist() == [BACKGROUND] * 3

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
+import pytest
 import torch
 
 from qrepro.boxes import (
     Anchors,
+    DefaultBoxes,
     Points,
     Truths,
     aligned_giou,
@@ -89,3 +93,39 @@ def test_centerness_by_hand():
     assert distances(points, box)[0].tolist() == [1, 2, 3, 2]
     assert distances(points, box)[3].tolist() == [5, 2, -1, 2]
     torch.testing.assert_close(centerness(points, box), torch.tensor([3**-0.5, 1.0, 0.0, 0.0]))
+
+
+def test_default_boxes_by_hand():
+    """SSD: squares of 8 and of sqrt(8 * 18) = 12, then ratios 1/2 and 2 of area 64; the second level also 1/3 and 3."""
+    prior = DefaultBoxes(sizes=(8, 18, 32), ratios=((2,), (2, 3)))
+    assert prior.per_cell == (4, 6)
+    found = prior([(1, 2), (1, 1)], (8, 16), torch.device("cpu"))
+    assert found.counts == (8, 6) and found.stride.tolist() == [8.0] * 8 + [16.0] * 6
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    root = 2**0.5
+    expected = [[8, 8], [12, 12], [8 * root, 8 / root], [8 / root, 8 * root]]
+    torch.testing.assert_close(sides[:4], torch.tensor(expected))
+    torch.testing.assert_close(sides[4:8], torch.tensor(expected))
+    torch.testing.assert_close(sides[8:10], torch.tensor([[18.0, 18], [24, 24]]))
+    torch.testing.assert_close(sides[12], torch.tensor([18 * 3**0.5, 18 / 3**0.5]))
+    assert found.centres()[:8].tolist() == [[4, 4]] * 4 + [[12, 4]] * 4 and found.centres()[8].tolist() == [8, 8]
+    for sizes, ratios in (((8, 18), ((2,), (2,))), ((8, 18, 32, 64), ((2,), (2,)))):
+        with pytest.raises(ValueError, match="which need one more"):
+            DefaultBoxes(sizes=sizes, ratios=ratios)
+    with pytest.raises(ValueError, match="default boxes of 2 levels, the neck has 1"):
+        prior([(1, 2)], (8,), torch.device("cpu"))
+
+
+def test_priors_that_differ_by_image():
+    shared = Points(scale=1.0)([(1, 2), (1, 1)], (8, 16), torch.device("cpu"))
+    own = replace(shared, boxes=torch.stack([shared.boxes, shared.boxes + 100]))
+    assert own.centres().tolist() == [[[4, 4], [12, 4], [8, 8]], [[104, 104], [112, 104], [108, 108]]]
+    image, location = torch.tensor([1, 0]), torch.tensor([0, 2])
+    assert own.at(image, location).boxes.tolist() == [[100, 100, 108, 108], [0, 0, 16, 16]]
+    assert own.at(1, location).boxes.tolist() == [[100, 100, 108, 108], [100, 100, 116, 116]]
+    assert shared.at(image, location).boxes.tolist() == [[0, 0, 8, 8], [0, 0, 16, 16]]
+    assert own.at(image, location).stride.tolist() == [8, 16] and own.at(1, location).cells.tolist() == [[0, 0], [0, 0]]
+    fine, coarse = own.split()
+    assert fine.boxes.shape == (2, 2, 4) and coarse.boxes[1].tolist() == [[100, 100, 116, 116]]
+    assert (fine.counts, coarse.counts) == ((2,), (1,))
+    assert own.moved(-shared.centres()).boxes[0, 1].tolist() == [-4, -4, 4, 4]

@@ -56,6 +56,14 @@ def prediction(head, features):
     return head(features, PRIOR([tuple(f.shape[-2:]) for f in features], STRIDES, torch.device("cpu")))
 
 
+def test_first_weights_are_xaviers(head):
+    """Uniform up to sqrt(6 / (9 (inputs + outputs)))."""
+    torch.manual_seed(0)
+    layer = Head(16, 4, 6, Delta(), NoQuality, 1, convs=0, scores="softmax", init="xavier").cls_out
+    assert layer.weight.abs().max().item() == pytest.approx((6 / 9 / (16 + 30)) ** 0.5, rel=0.01)
+    assert not layer.bias.any()
+
+
 def test_default_boxes_equal_mmdetection(ref, prediction):
     torch.testing.assert_close(prediction.priors.boxes, ref["anchors"], rtol=1e-6, atol=1e-4)
     assert prediction.priors.counts == (19 * 19 * 4, 10 * 10 * 6, 5 * 5 * 6)

@@ -296,3 +296,15 @@ def test_varifocal_loss_of_far_logits_is_finite(logit, target):
     assert loss.isfinite().all() and gradient(loss, x).isfinite().all()
     if target == 0:
         assert loss.item() == pytest.approx(0.75 * max(logit, 0))
+
+
+def test_softmax_loss_by_hand():
+    """Logits ln 1, ln 2, background ln 5: probabilities 1/8, 1/4, 5/8."""
+    logit = torch.tensor([[0.0, LN2, math.log(5)]], dtype=torch.float64).repeat(3, 1)
+    target = torch.tensor([[0.0, 1], [0, 0], [0.5, 0]], dtype=torch.float64)
+    expected = [[0, 2 * LN2, 0], [0, 0, -math.log(5 / 8)], [1.5 * LN2, 0, -math.log(5 / 8) / 2]]
+    torch.testing.assert_close(losses.softmax_loss(logit, target), torch.tensor(expected, dtype=torch.float64))
+    far = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    value = losses.softmax_loss(far, torch.tensor([[0.0, 1.0]])).sum()
+    assert value.item() == pytest.approx(2e4)
+    assert torch.autograd.grad(value, far)[0].tolist() == [[1, -1, 0]]

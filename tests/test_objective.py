@@ -15,6 +15,7 @@ from qrepro.losses import (
     giou_loss,
     quality_focal_loss,
     smooth_l1_loss,
+    softmax_loss,
 )
 from qrepro.objective import Objective, Term, positives, total
 from qrepro.represent import Delta, Distance, Gaussian, General
@@ -290,3 +291,29 @@ def test_ignored_locations_take_no_part_in_a_guided_class_loss():
 
     rule = Objective(matches, hard, {"class": Term(focal_loss, by="iou")})
     assert rule(prediction, truths, sizes)["class"].item() == pytest.approx(IOU[0] * FIRST + THIRD, rel=1e-6)
+
+
+def test_hard_negatives_by_hand():
+    """Of each image as many negatives as asked for a positive, those of the highest loss; ignored ones never."""
+    ln = math.log
+    corner = torch.arange(5.0)[:, None] * torch.tensor([20.0, 0])
+    priors = Priors(torch.cat([corner, corner + 16], -1), corner, torch.full((5,), 8.0), (5,))
+    # scores of the background: 1/2 at the positive, then 1/3, 1/5, 1/4, 1/9
+    odds = torch.tensor([1.0, 2, 4, 3, 8]).log()
+    cls = torch.stack([odds, torch.zeros(5)], -1).repeat(2, 1, 1).requires_grad_()
+    matches = torch.tensor([[0, BACKGROUND, BACKGROUND, BACKGROUND, IGNORED], [BACKGROUND] * 5])
+    boxes = torch.cat([corner, corner + 16], -1)[:1].expand(2, 1, 4)
+    truths = Truths(boxes, torch.zeros(2, 1, dtype=torch.int64), torch.tensor([[True], [False]]))
+    prediction = Prediction(cls, torch.zeros(2, 5, 4), None, priors, Delta(), background=True)
+
+    def loss(negatives):
+        rule = Objective(lambda *_: matches, hard, {"class": Term(softmax_loss)}, "batch", negatives=negatives)
+        return rule(prediction, truths, torch.full((2, 2), 200))["class"]
+
+    assert loss(1).item() == pytest.approx(ln(2) + ln(5))  # the image without objects gives none
+    assert loss(2).item() == pytest.approx(ln(2) + ln(5) + ln(4))
+    assert loss(1.5).item() == pytest.approx(ln(2) + ln(5) + ln(4))  # what one and a half reach into
+    assert loss(7).item() == pytest.approx(ln(2) + ln(5) + ln(4) + ln(3))
+    assert loss(None).item() == pytest.approx(ln(2) + ln(5) + ln(4) + ln(3) + ln(2 * 3 * 5 * 4 * 9))
+    (slope,) = torch.autograd.grad(loss(1), cls)
+    assert [bool(row.any()) for row in slope[0]] == [True, False, True, False, False] and not slope[1].any()

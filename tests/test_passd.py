@@ -89,7 +89,6 @@ def proposed(raw, clip):
 def attended(x, raw, stride, p, layer, clip):
     """A prediction layer of one level, read at eq. 4, for each default box at its own offsets."""
     maps = []
-    height, width = x.shape[-2:]
     for i in range(A):
         side = 2 * stride * 2 ** (i / A)
         dx, dy, dw, dh = raw[:, 4 * i : 4 * i + 4].unbind(1)

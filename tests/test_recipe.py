@@ -5,7 +5,7 @@ import yaml
 
 from qrepro.boxes import Anchors
 from qrepro.recipe import Recipe, names, recipe_root, resolve
-from qrepro.recipe.build import build_objective, build_postprocess
+from qrepro.recipe.build import build_detector, build_objective, build_postprocess
 from qrepro.recipe.describe import facts
 from qrepro.recipe.load import merge, profiles
 from qrepro.recipe.schema import Schedule
@@ -105,6 +105,23 @@ CYCLES = "{cycles: 2, epochs: 1, lr: %s}"
         ("grad_r50", "coco", f"schedule.average={CYCLES % '[0.1, 0.2]'}", "average.lr: needs two learning rates"),
         ("grad_r50", "coco", f"schedule={{shorten: 2, average: {CYCLES % '[0.2, 0.1]'}}}", "and 2 cycles of"),
         ("grad_r50", "shapes", f"schedule.average={CYCLES % '[0.2, 0.1]'}", "schedule: ema and average: only one"),
+        (
+            "grad_r50",
+            "coco",
+            "head.scores=softmax",
+            "loss.class: kind softmax and head.scores: softmax need each other",
+        ),
+        (
+            "passd320",
+            "coco",
+            "head.scores=sigmoid",
+            "loss.class: kind softmax and head.scores: softmax need each other",
+        ),
+        ("passd320", "coco", "first.loss.class={kind: focal}", "first.loss.class: kind softmax and head.scores"),
+        ("passd320", "coco", "first.refine=boxes", "first.refine: Input should be 'code' or 'box'"),
+        ("passd320", "coco", "assign={kind: atss}", "first.rematch: only max_iou matches boxes that differ by image"),
+        ("vfnet/vfnet", "coco", "first.box={kind: delta}", "first.box: a correction of the code"),
+        ("passd320", "coco", "loss.negatives=0", "loss.negatives: Input should be greater than 0"),
         ("grad_r50", "coco", "schedule.batch", "must look like"),
         ("grad_r50", "coco", "schedule.batch=[", "not a YAML value"),
         ("grad_r50", "coco", "backbone.depth=77", "depth"),
@@ -136,7 +153,6 @@ def test_recipe_files_of_a_user(tmp_path):
         resolve(str(mine))
 
 
-LATER = {"ssd512", "ssd512-qfl"}  # with SSD
 SWEEPS = {*(("iou_aware", f"table{n}") for n in (3, 4, 6)), ("vfnet", "oracle")}  # rules of one recipe
 
 
@@ -147,7 +163,7 @@ def test_every_trained_row_of_a_table_names_a_recipe_and_a_rule(table):
     with table.open() as file:
         for row in csv.DictReader(file):
             assert row["origin"] in ("trained", "zoo", "cited")
-            if row["origin"] == "trained" and row["row"] not in LATER:
+            if row["origin"] == "trained":
                 assert row["recipe"] in names(), row["row"]
             if row["recipe"]:
                 recipe = resolve(row["recipe"], row["profile"], row["overrides"].split())
@@ -202,3 +218,39 @@ def test_measures_that_recipes_may_name_are_those_that_there_are():
 
     assert set(get_args(Measure)) == set(MEASURES)
     assert set(get_args(QualityLossPart.model_fields["towards"].annotation)) < set(MEASURES)
+
+
+def test_parts_that_do_not_fit_are_refused_when_a_detector_is_built():
+    for change, message in (
+        ("head.shared=true", r"head\.shared: levels of channels \(512, 1024, .* need heads of their own"),
+        ("prior.ratios=[[2], [2]]", "8 sizes for 2 levels, which need one more"),
+        ("prior={sizes: [8, 16, 32], ratios: [[2], [2]]}", "neck and prior: 7 levels, and values of 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_detector(resolve("gfl/ssd512", overrides=[change]))
+
+
+def test_what_a_checkpoint_must_fit():
+    """Another first step is another network; other losses, matching or sampling of data are not."""
+    base = resolve("passd/passd320")
+    for change in (
+        "first.box.clip=false",
+        "sampling.outputs=null",
+        "sampling.outputs.share=0.1",
+        "head.scores=sigmoid",
+    ):
+        changes = [change]
+        if "sigmoid" in change:
+            changes += ["loss.class={kind: focal}", "first.loss.class={kind: focal}"]
+        assert resolve("passd/passd320", overrides=changes).model_hash != base.model_hash, change
+    for change in ("first.loss.code.weight=2", "first.assign.positive=0.6", "loss.negatives=5", "schedule.batch=8"):
+        assert resolve("passd/passd320", overrides=[change]).model_hash == base.model_hash, change
+        assert resolve("passd/passd320", overrides=[change]).hash != base.hash, change
+
+
+def test_ssd_has_the_sizes_that_are_cited():
+    """PASSD, tables 4 to 6: SSD512 36 M on COCO, SSD300 34.3 M; 8732 and 24564 boxes."""
+    for name, millions, boxes in (("gfl/ssd512", 36.0, 24_564), ("passd/ssd300", 34.3, 8732)):
+        found = facts(resolve(name))
+        assert round(found["parameters"] / 1e6, 1) == millions and found["priors an image"] == boxes
+    assert facts(resolve("passd/ssd300"))["priors a cell"] == [4, 6, 6, 6, 4, 4]

@@ -234,3 +234,14 @@ def test_points_in_one_place_are_a_box_without_sides_and_with_finite_gradients(t
 def test_points_have_no_code():
     with pytest.raises(ValueError, match=r"loss\.code"):
         PointSet().encode(BOX, PRIORS)
+
+
+def test_clipped_delta_by_hand():
+    """At stride 8 and a side of 64 px: tanh(ln 2) = 3/5, so 0.6 * 8 / 2 = 2.4 px, a code of 2.4 / 64 / 0.1."""
+    box, raw = Delta(stds=(0.1, 0.1, 0.2, 0.2), clip=True), torch.tensor([[LN2, -LN2, 5 * LN2, 0.0]])
+    torch.testing.assert_close(box.code(raw, PRIORS), torch.tensor([[0.375, -0.375, 5 * LN2, 0.0]]))
+    torch.testing.assert_close(box.decode(raw, PRIORS), torch.tensor([[22.4 - 64, 17.6 - 32, 22.4 + 64, 17.6 + 32]]))
+    torch.testing.assert_close(Delta().code(raw, PRIORS), raw)
+    moved = Delta(means=(0.5, 0, 0, 0), clip=True)  # what is clipped is the shift, whatever codes are centred on
+    torch.testing.assert_close(moved.code(raw, PRIORS)[0, 0], torch.tensor(0.0375 - 0.5))
+    torch.testing.assert_close(moved.decode(raw, PRIORS)[0, 0] + moved.decode(raw, PRIORS)[0, 2], torch.tensor(44.8))

@@ -201,6 +201,20 @@ def test_conv_at_points_equals_plain_loops(shape):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (4, 10)])
+def test_reading_first_equals_a_deformable_convolution(shape):
+    """Outputs and gradients, also of points outside."""
+    layer, given = ConvAt(2, 3, shape), random(2, 3, 3, 4, seed=2)
+    layer.weight.data.copy_(random(3, 2, *shape, seed=1))
+    slopes = []
+    for way in (layer.gathered, layer.deformed):
+        features, points = random(2, 2, 3, 4).requires_grad_(), scattered(math.prod(shape)).add(0.01).requires_grad_()
+        found = way(features, points)
+        slopes.append([found, *torch.autograd.grad(found, [features, points, layer.weight], given)])
+    for mine, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_conv_on_the_regular_grid_is_an_ordinary_convolution():
     features, weight = random(2, 5, 6, 7).requires_grad_(), random(3, 5, 3, 3, seed=1).requires_grad_()
     layer = ConvAt(5, 3, (3, 3))

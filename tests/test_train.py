@@ -360,6 +360,9 @@ def test_learning_rates_by_hand():
     short = Plan.of(resolve("grad_r50", overrides=[*base, "schedule.shorten=120"]).schedule, per_epoch=100)
     assert (short.total, short.warmup) == (120, 50)
     assert short.rate(79) == pytest.approx(0.005) and short.rate(80) == pytest.approx(0.0005)
+    epochs = ["schedule.warmup={epochs: 1.5, ratio: 0.1}"]
+    assert Plan.of(resolve("grad_r50", overrides=[*base, *epochs]).schedule, per_epoch=101).warmup == 152
+    assert Plan.of(resolve("passd/passd320", "shapes").schedule, per_epoch=7).warmup == 100
     flat = ["schedule={steps: 100, warmup: {steps: 0}, optimiser: {kind: adamw, lr: 0.001, lr_batch: 16}, batch: 16}"]
     cosine = Plan.of(resolve("grad_r50", "shapes", flat).schedule, per_epoch=7)
     assert cosine.rate(0) == pytest.approx(0.001) and cosine.rate(50) == pytest.approx(0.001 * (0.01 + 0.99 / 2))
