@@ -54,11 +54,11 @@ def found(shapes, *overrides):
 def test_one_view_of_the_usual_size_changes_nothing_and_a_mirrored_one_adds_detections(shapes):
     _, _, plain = found(shapes)
     recipe, annotations, same = found(shapes, 'image.views={"short": [128], "long": 160, "flip": false}')
-    assert len(evaluation_views(recipe, annotations)) == 1
+    assert len(evaluation_views(recipe, annotations).views) == 1
     one, other = plain.detections["product"], same.detections["product"]
     assert one["image_id"].equals(other["image_id"]) and one["score"].to_numpy() == pytest.approx(other["score"])
     recipe, annotations, both = found(shapes, 'image.views={"short": [128, 96], "long": 160}')
-    assert [view.mirrored for view in evaluation_views(recipe, annotations)] == [False, True, False, True]
+    assert [view.mirrored for view in evaluation_views(recipe, annotations).views] == [False, True, False, True]
     more = both.detections["product"]
     assert set(more["level"]) - set(one["level"])  # of further views
     assert len(both.positives) == len(plain.positives)  # labels are those of the first view

@@ -86,10 +86,11 @@ def carry_out(choice: o.Choice, rules: list[str], *, device: str | None = None, 
     from qrepro.cli.evaluate import evaluate_choice
     from qrepro.cli.train import train_choice
 
-    if choice.run.finished(choice.recipe, choice.seed):
+    progress = choice.run.progress(choice.recipe, choice.seed)
+    if progress == "trained":
         show.console.print(f"{choice.recipe.name}: already trained, {choice.run.path}", soft_wrap=True)
     else:
-        resume = choice.run.resumable(choice.recipe, choice.seed)
+        resume = progress == "begun"
         train_choice(choice, resume=resume, overwrite=not resume, device=device, workers=workers)
     there = choice.run.rules() if choice.run.judged() else []
     if set(rules) - set(there):
@@ -98,7 +99,8 @@ def carry_out(choice: o.Choice, rules: list[str], *, device: str | None = None, 
 
 def _state(training: Training) -> str:
     """What is to be done."""
-    run, recipe, seed = training.choice.run, training.choice.recipe, training.choice.seed
-    if not run.finished(recipe, seed):
-        return "to be continued" if run.resumable(recipe, seed) else "to be trained"
+    run = training.choice.run
+    progress = run.progress(training.choice.recipe, training.choice.seed)
+    if progress != "trained":
+        return {"nothing": "to be trained", "begun": "to be continued"}[progress]
     return "done" if run.judged() and not set(training.rules) - set(run.rules()) else "to be evaluated"

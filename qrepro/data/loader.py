@@ -175,11 +175,10 @@ def in_order(count: int, batch: int) -> list[list[Key]]:
 
 
 def loader(
-    pictures: Pictures, steps: Sampler[list[Key]] | list[list[Key]], pad: int, workers: int, pin: bool
+    pictures: Dataset[Any], steps: Sampler[list[Key]] | list[list[Key]], pad: int, workers: int, pin: bool
 ) -> DataLoader[Batch]:
-    """Batches of the pictures for the given steps."""
-    dataset: Dataset[Any] = pictures  # of samples; the collation makes batches of them
-    return DataLoader(dataset, batch_sampler=steps, num_workers=workers, collate_fn=_Collate(pad), pin_memory=pin)
+    """Batches of samples, such as those of `Pictures`, for the given steps."""
+    return DataLoader(pictures, batch_sampler=steps, num_workers=workers, collate_fn=_Collate(pad), pin_memory=pin)
 
 
 @dataclass(frozen=True)

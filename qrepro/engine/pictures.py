@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch.utils.data import Dataset
+
 from qrepro.data.annotations import Annotations, concatenate, subset
-from qrepro.data.loader import Pictures
+from qrepro.data.loader import Key, Pictures, in_order
 from qrepro.data.sets import read_split
-from qrepro.data.transforms import TRANSFORMS, Flip, Normalise, Resize
+from qrepro.data.transforms import TRANSFORMS, Flip, Normalise, Resize, Sample
 from qrepro.recipe.schema import Recipe
 
 
@@ -39,13 +41,35 @@ class View:
     mirrored: bool = False
 
 
-def evaluation_views(recipe: Recipe, annotations: Annotations) -> list[View]:
+@dataclass(frozen=True)
+class Views(Dataset[tuple[Sample, int, tuple[int, int]]]):
+    """The views of the pictures of a split, one view after the other; never empty."""
+
+    views: list[View]
+
+    def __getitem__(self, key: Key) -> tuple[Sample, int, tuple[int, int]]:
+        """As of `Pictures`, of view number index // pictures."""
+        view, index = divmod(key[0], len(self.views[0].pictures))
+        return self.views[view].pictures[index, key[1]]
+
+    def order(self, batch: int) -> list[list[Key]]:
+        """Batches of all pictures in one view, or of one picture each, its views in turn.
+
+        Several views of pictures of different sizes have no common frame but that of one picture.
+        """
+        count = len(self.views[0].pictures)
+        if len(self.views) == 1:
+            return in_order(count, batch)
+        return [[(view * count + index, 0)] for index in range(count) for view in range(len(self.views))]
+
+
+def evaluation_views(recipe: Recipe, annotations: Annotations) -> Views:
     """What evaluation sees: the pictures with the recipe's evaluation transforms, or its views of each."""
     normalise = Normalise(mean=recipe.image.mean, std=recipe.image.std)
     views = recipe.image.views
     if views is None:
         transforms = [part.build(TRANSFORMS) for part in recipe.image.eval]
-        return [View(Pictures(annotations, transforms, normalise, cache=False))]
+        return Views([View(Pictures(annotations, transforms, normalise, cache=False))])
     found = []
     for short in views.short:
         resize = Resize(short=short, long=max(views.long, short))
@@ -53,4 +77,4 @@ def evaluation_views(recipe: Recipe, annotations: Annotations) -> list[View]:
         if views.flip:
             mirror = Flip(probability=1.0)
             found.append(View(Pictures(annotations, [resize, mirror], normalise, cache=False), mirrored=True))
-    return found
+    return Views(found)

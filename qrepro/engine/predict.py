@@ -16,7 +16,7 @@ from torch import Tensor
 from qrepro.assign import BACKGROUND
 from qrepro.boxes import area, centerness, clip, distances
 from qrepro.data.annotations import Annotations, to_coco
-from qrepro.data.loader import Batch, in_order, loader
+from qrepro.data.loader import Batch, loader
 from qrepro.detector import Detector, Prediction
 from qrepro.engine.atomic import replacing, write_text
 from qrepro.engine.candidates import Floor, Stored, gather
@@ -80,18 +80,16 @@ def predict(
     `store` asks for candidates above a floor; `report` is called with the number of pictures done.
     """
     views = evaluation_views(recipe, annotations)
-    # several views of pictures of different sizes have no common frame but that of one picture
-    order = in_order(len(annotations), batch if len(views) == 1 else 1)
-    loaders = [loader(view.pictures, order, recipe.image.pad, workers, device.type == "cuda") for view in views]
+    stream = iter(loader(views, views.order(batch), recipe.image.pad, workers, device.type == "cuda"))
     detector = detector.to(device).eval()
     scribe = _Scribe(annotations, rules, build_postprocess(recipe), build_objective(recipe), store)
     done = 0
-    for items in zip(*loaders, strict=True):
+    for items in zip(*[stream] * len(views.views), strict=True):
         batches = [item.to(device) for item in items]
-        predictions = [detector(item.images) for item in batches]
-        seen = [_dense(item, prediction) for item, prediction in zip(batches, predictions, strict=True)]
-        dense = seen[0] if len(seen) == 1 else _joined(batches, seen, [view.mirrored for view in views])
-        scribe.write(batches[0], predictions[0], dense)
+        prediction = detector(batches[0].images)
+        seen = [_dense(batches[0], prediction), *(_dense(view, detector(view.images)) for view in batches[1:])]
+        dense = seen[0] if len(seen) == 1 else _joined(batches, seen, [view.mirrored for view in views.views])
+        scribe.write(batches[0], prediction, dense)
         done += len(items[0].index)
         report(done)
     return scribe.outputs()

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -99,16 +99,14 @@ class Run:
         for folder in (self.path / "rescored", *self.path.glob("split-*")):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def resumable(self, recipe: Recipe, seed: int) -> bool:
-        """Whether the last checkpoint is of this recipe and seed."""
+    def progress(self, recipe: Recipe, seed: int) -> Literal["nothing", "begun", "trained"]:
+        """How far this recipe has been trained here with this seed."""
         if not self.last.exists():
-            return False
+            return "nothing"
         found = checkpoint.load(self.last)
-        return (found["hash"], found["seed"]) == (recipe.hash, seed)
-
-    def finished(self, recipe: Recipe, seed: int) -> bool:
-        """Whether this recipe has been trained here to its end."""
-        return self.resumable(recipe, seed) and checkpoint.load(self.last)["step"] == self.read_card().get("steps")
+        if (found["hash"], found["seed"]) != (recipe.hash, seed):
+            return "nothing"
+        return "trained" if found["step"] == self.read_card().get("steps") else "begun"
 
     def judged(self) -> bool:
         """Whether the last checkpoint has been evaluated."""
