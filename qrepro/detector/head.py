@@ -1,7 +1,4 @@
-"""A dense detector assembled from parts: pyramid, towers, prediction layers, priors.
-
-It never sees ground truth. B images, R locations (levels concatenated, finest first), C classes.
-"""
+"""Towers and prediction layers, in one step or in two."""
 
 from __future__ import annotations
 
@@ -14,104 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qrepro.backbone import Backbone, Deformable
 from qrepro.boxes import Priors
+from qrepro.detector.prediction import Prediction, joined
+from qrepro.detector.tower import Tower
 from qrepro.quality import Estimator, Place
 from qrepro.represent import BoxRepresentation, bins_of
 from qrepro.sampling import OutAt, layer_at
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The raw output of one pass.
-
-    cls: (B, R, C) class logits, None of a first step without; raw: (B, R, channels) box output; quality: (B, R) quality
-    logits or None; priors, box: what the box output is relative to, and how it is read; first: of boxes that were
-    refined, the step before. background: a last channel of `cls` is the background, and scores are a softmax.
-    """
-
-    cls: Tensor | None
-    raw: Tensor
-    quality: Tensor | None
-    priors: Priors
-    box: BoxRepresentation
-    first: Prediction | None = None
-    background: bool = False
-
-    def decode(self) -> Tensor:
-        """Boxes (B, R, 4) xyxy in pixels of the network input, not clipped."""
-        return self.box.decode(self.raw, self.priors)
-
-    @property
-    def logits(self) -> Tensor:
-        """Class logits in float32, of a step that has them."""
-        assert self.cls is not None
-        return self.cls.float()
-
-    def scores(self) -> Tensor:
-        """Class scores (B, R, C) in [0, 1], that of the background left out."""
-        return self.logits.softmax(-1)[..., :-1] if self.background else self.logits.sigmoid()
-
-
-def joined(levels: Sequence[Prediction], priors: Priors) -> Prediction:
-    """The predictions of the levels of a pyramid as one, at their priors."""
-    one = levels[0]
-    cls, raw, quality = (_joined([getattr(level, name) for level in levels]) for name in ("cls", "raw", "quality"))
-    assert raw is not None
-    first = joined([level.first for level in levels if level.first], priors) if one.first else None
-    if one.priors.boxes.dim() == 3:
-        priors = replace(priors, boxes=torch.cat([level.priors.boxes for level in levels], 1))
-    return Prediction(cls, raw, quality, priors, one.box, first, one.background)
-
-
-def _joined(outputs: Sequence[Tensor | None]) -> Tensor | None:
-    """Outputs (B, r, ...) of levels along r; None where they have none."""
-    given = [output for output in outputs if output is not None]
-    return torch.cat(given, 1) if given else None
-
-
-class Tower(nn.Sequential):
-    """`convs` 3x3 convolutions with ReLU, shared over the levels; the last one may be deformable.
-
-    residual: of two convolutions each, added to what they get before the last ReLU (arXiv 1512.03385, figure 2).
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        width: int,
-        convs: int,
-        groups: int | None,
-        bias: bool,
-        std: float,
-        deformable: Literal["none", "v1", "v2"] = "none",
-        residual: bool = False,
-    ) -> None:
-        if residual and inputs != width:
-            raise ValueError(f"head.residual: what is added must be as wide as the tower, here {inputs} and {width}")
-        layers: list[nn.Module] = []
-        for index in range(convs):
-            conv = nn.Conv2d(width if index else inputs, width, 3, padding=1, bias=bias)
-            nn.init.normal_(conv.weight, std=std)
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
-            moves = deformable != "none" and index == convs - 1
-            layer = Deformable(conv, modulated=deformable == "v2") if moves else conv
-            normed = [layer, *([nn.GroupNorm(groups, width)] if groups else [])]
-            if residual:
-                inner = Tower(width, width, 1, groups, bias, std)
-                layers.append(Shortcut(*inner, *normed))
-            else:
-                layers += [*normed, nn.ReLU(inplace=True)]
-        super().__init__(*layers)
-
-
-class Shortcut(nn.Sequential):
-    """Layers whose output is added to their input, then a ReLU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of the shape of x."""
-        return (x + super().forward(x)).relu()
 
 
 @dataclass(frozen=True)
@@ -232,32 +137,34 @@ class Head(nn.Module):
     def _level(self, number: int, features: Tensor, priors: Priors) -> Prediction:
         """The prediction of one level."""
         cls_features, before = self.cls_tower(features), self.box_tower(features)
-        box_features = before if self.towers_at is None else self.box_last(before)
-        raw = self.box_out(box_features) * (self.scales[number] if self.scales else 1)
+        seen = before if self.towers_at is None else self.box_last(before)
+        raw = self.box_out(seen) * (self.scales[number] if self.scales else 1)
         box = self.first.box if self.first else self.box
         sides = partial(self._sides, raw, box, priors, priors)
-        seen, refined = box_features, before
+
         if self.towers_at is not None:
             points = self.towers_at(before, raw, sides())
             cls_features = self.cls_at(cls_features, points).relu()
             if self.first:
-                refined = self.refine_at(before, points).relu()
-        at = () if self.outputs_at is None else (self._points(self.outputs_at, refined, raw, sides()),)
+                before = self.refine_at(before, points).relu()
+        at = () if self.outputs_at is None else (self._points(self.outputs_at, before, raw, sides()),)
+
         first, reference = None, priors
         if self.first:
-            objects = self._flat(self.object_out(box_features)) if self.first.objectness else None
+            objects = self._flat(self.object_out(seen)) if self.first.objectness else None
             first = Prediction(objects, self._flat(raw), None, priors, box, background=self.background)
-            step = self.refine_out(refined, *at) * (self.refine_scales[number] if self.refine_scales else 1)
+            second = self.refine_out(before, *at) * (self.refine_scales[number] if self.refine_scales else 1)
             if self.first.refine == "code":
-                raw = raw.detach() + step
+                raw = raw.detach() + second
             else:
-                raw, reference = step, replace(priors, boxes=first.decode().detach())
-        seen = seen if self.quality_on == "box" else cls_features
-        quality = self.quality(seen, raw, partial(self._sides, raw, self.box, reference, priors))
+                raw, reference = second, replace(priors, boxes=first.decode().detach())
+
+        sides = partial(self._sides, raw, self.box, reference, priors)
+        quality = self.quality(seen if self.quality_on == "box" else cls_features, raw, sides)
         if self.quality.appended:
             cls_features, quality = torch.cat([cls_features, quality], 1), None
-        cls = self._flat(self.cls_out(cls_features, *at))
         estimate = None if quality is None else self._flat(quality)[..., 0]
+        cls = self._flat(self.cls_out(cls_features, *at))
         return Prediction(cls, self._flat(raw), estimate, reference, self.box, first, self.background)
 
     def _points(self, sampler: Any, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
@@ -312,24 +219,6 @@ def _out(inputs: int, outputs: int, bias: float = 0.0, *, kernel: int, init: str
 def _ones(count: int) -> nn.ParameterList:
     """Learned factors that begin at 1."""
     return nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(count))
-
-
-class Detector(nn.Module):
-    """Image in, dense predictions out. Every member is a part that the recipe names."""
-
-    backbone: Backbone
-    neck: Any
-    head: Head | Separate
-
-    def __init__(self, backbone: Backbone, neck: Any, head: Head | Separate, prior: Any) -> None:
-        super().__init__()
-        self.backbone, self.neck, self.head, self.prior = backbone, neck, head, prior
-
-    def forward(self, images: Tensor) -> Prediction:
-        """Predictions of normalised images (B, 3, H, W); H and W are best multiples of 32."""
-        pyramid = self.neck(self.backbone(images))
-        sizes = [tuple(level.shape[-2:]) for level in pyramid]
-        return self.head(pyramid, self.prior(sizes, self.neck.strides, images.device))
 
 
 HEADS: dict[str, Callable[..., Any]] = {"towers": Head}

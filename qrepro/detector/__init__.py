@@ -1,0 +1,31 @@
+"""A dense detector assembled from parts: pyramid, towers, prediction layers, priors. It never sees ground truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from qrepro.backbone import Backbone
+from qrepro.detector.head import HEADS, FirstStep, Head, ReadAt, Separate
+from qrepro.detector.prediction import Prediction, joined
+
+__all__ = ["HEADS", "Detector", "FirstStep", "Head", "Prediction", "ReadAt", "Separate", "joined"]
+
+
+class Detector(nn.Module):
+    """Image in, dense predictions out. Every member is a part that the recipe names."""
+
+    backbone: Backbone
+    neck: Any
+    head: Head | Separate
+
+    def __init__(self, backbone: Backbone, neck: Any, head: Head | Separate, prior: Any) -> None:
+        super().__init__()
+        self.backbone, self.neck, self.head, self.prior = backbone, neck, head, prior
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Predictions of normalised images (B, 3, H, W); H and W are best multiples of 32."""
+        pyramid = self.neck(self.backbone(images))
+        sizes = [tuple(level.shape[-2:]) for level in pyramid]
+        return self.head(pyramid, self.prior(sizes, self.neck.strides, images.device))
