@@ -10,10 +10,13 @@ from torchvision.ops import box_iou, deform_conv2d
 
 from qrepro.assign import MaxIoU
 from qrepro.boxes import Anchors, Truths
+from qrepro.data.loader import loader
 from qrepro.detector import FirstStep, Head, ReadAt
+from qrepro.engine.pictures import evaluation_views, open_split
+from qrepro.engine.predict import predict
 from qrepro.losses import smooth_l1_loss, softmax_loss
 from qrepro.objective import Objective, Term, total
-from qrepro.quality import NoQuality
+from qrepro.quality import NoQuality, Rule
 from qrepro.recipe import resolve
 from qrepro.recipe.build import build_detector, build_objective
 from qrepro.recipe.describe import facts
@@ -292,3 +295,52 @@ def test_a_whole_detector_gives_finite_losses_and_reaches_every_weight():
     assert all(math.isfinite(value.item()) for value in losses.values())
     total(losses).backward()
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
+
+
+def predicted(shapes, *overrides):
+    torch.manual_seed(0)
+    recipe = resolve("passd/passd320", "shapes", ["data.limit=3", *overrides])
+    annotations = open_split(recipe, shapes, recipe.data.eval)
+    detector = build_detector(recipe).eval()
+    outputs = predict(recipe, detector, annotations, [Rule("class")], device=torch.device("cpu"), batch=3)
+    return recipe, annotations, detector, outputs
+
+
+def test_matches_of_every_truth_before_and_after_proposing(shapes):
+    recipe, annotations, detector, outputs = predicted(shapes)
+    (batch,) = loader(evaluation_views(recipe, annotations), [[(i, 0) for i in range(3)]], recipe.image.pad, 0, False)
+    with torch.no_grad():
+        prediction = detector(batch.images)
+    default = prediction.first.priors.boxes.expand(3, -1, 4)
+    for name, boxes in (("initial", default), ("adjusted", prediction.priors.boxes)):
+        counts, sides, places = [], [], []
+        for i in range(3):
+            true = batch.truths.boxes[i, batch.truths.valid[i]]
+            inside = (prediction.priors.cells < (-(-batch.sizes[i] // 64) * 64).flip(0)).all(-1)
+            iou = box_iou(true, boxes[i]) * inside
+            best, owner = iou.max(0)
+            owner[best < 0.5] = -1
+            for j, row in enumerate(iou):
+                if row.max() > 0:
+                    owner[row.argmax()] = j
+            counts += [int((owner == j).sum()) for j in range(len(true))]
+            sides += (true[:, 2:] - true[:, :2]).prod(-1).sqrt().tolist()
+            places += (true / batch.scale[i].repeat(2)).tolist()
+        assert outputs.matches[name].tolist() == counts and sum(counts) > 0
+        assert outputs.matches["side"].tolist() == pytest.approx(sides)
+        for column, values in zip(("x1", "y1", "x2", "y2"), zip(*places, strict=True), strict=True):
+            assert outputs.matches[column].tolist() == pytest.approx(values, abs=1e-3)
+    ids = [image.id for image in annotations.images]
+    counts = batch.truths.valid.sum(1).tolist()
+    assert outputs.matches["image_id"].tolist() == [ids[i] for i in range(3) for _ in range(counts[i])]
+    assert len(outputs.positives) == outputs.matches["adjusted"].sum()
+
+
+def test_one_step_has_initial_matches_alone(shapes):
+    _, _, _, outputs = predicted(shapes, "first=null", "sampling.outputs=null")
+    assert "adjusted" not in outputs.matches and outputs.matches["initial"].sum() == len(outputs.positives)
+
+
+def test_views_of_a_detector_whose_priors_differ_by_image(shapes):
+    _, _, _, outputs = predicted(shapes, 'image.views={"short": [128, 96], "long": 160}', "postprocess.threshold=0")
+    assert len(outputs.detections["class"]) > 0 and outputs.detections["class"]["level"].max() >= 4
