@@ -31,7 +31,7 @@ def stage_counts(matches: pd.DataFrame) -> dict[str, np.ndarray]:
     for stage in STAGES:
         if stage in matches and matches[stage].notna().any():
             values = matches[stage].to_numpy(np.float64, na_value=math.nan)
-            refuse(~(values >= 0) | (values % 1 != 0), "matches", f"{stage} must be a count", values, "matches")
+            refuse((values < 0) | (values % 1 != 0), "matches", f"{stage} must be a count", values, "matches")
             counts[stage] = values
     return counts
 

@@ -162,8 +162,7 @@ def _verdicts(ranked: _Ranked, threshold: float, area: Range) -> tuple[np.ndarra
     """Which of N ranked detections took a truth, and which are ignored in a range of area: two (N,) masks.
 
     The first detection that reaches a truth takes it; one that reaches it later takes none. A difficult truth is taken
-    by nobody, and whoever reaches it is ignored. Who took a truth and is not ignored is a true
-    positive.
+    by nobody, and whoever reaches it is ignored. Who took a truth and is not ignored is a true positive.
     """
     reaching = np.flatnonzero((ranked.truth >= 0) & (ranked.iou >= threshold))
     on_difficult = ranked.difficult[ranked.truth[reaching]]

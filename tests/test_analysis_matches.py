@@ -13,8 +13,8 @@ from analysis.report import build_report
 from analysis.runs import find_runs
 from test_analysis_report import CLASS, make_run
 
-SIDE = [10, 30, 20, 40, 100]
-COUNTS = {"initial": [0, 4, 1, 5, 9], "adjusted": [4, 6, 6, 6, 0]}
+SIDE = [10, 100, 30, 20, 40]
+COUNTS = {"initial": [0, 9, 4, 1, 5], "adjusted": [4, 0, 6, 6, 6]}
 EDGES = [0, 20, 40, 60, 80]
 
 

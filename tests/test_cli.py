@@ -173,7 +173,7 @@ def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_p
         (["data", "make", "spheres", "x"], "allowed: shapes"),
         (["data", "check", "nowhere"], "nowhere"),
         (["data", "download", "imagenet", "x"], "imagenet"),
-        (["recipes", "list", "--paper", "yolo"], "allowed: gfl, gflv2, iou_aware, vfnet"),
+        (["recipes", "list", "--paper", "yolo"], "allowed: gfl, gflv2, iou_aware, passd, vfnet"),
         (["recipes", "show", "grad_r5"], "did you mean"),
     ],
 )
