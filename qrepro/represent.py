@@ -85,12 +85,14 @@ class Delta(BoxRepresentation):
 
 @dataclass(frozen=True, kw_only=True)
 class Distance(BoxRepresentation):
-    """Distances from a prior's centre to the sides, left, top, right, bottom, in cells (FCOS, arXiv 1904.01355).
+    """Distances from a prior's centre to the sides, left, top, right, bottom (FCOS, arXiv 1904.01355).
 
     activation: what makes an output a distance: `exp` (FCOS, section 3.1), `clamp` at 0 (its improved version), `none`.
+    unit: of the distance, a `cell` or a `pixel` (FCOS as first published).
     """
 
     activation: Literal["exp", "clamp", "none"] = "clamp"
+    unit: Literal["cell", "pixel"] = "cell"
 
     @property
     def channels(self) -> int:
@@ -98,13 +100,14 @@ class Distance(BoxRepresentation):
         return 4
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        """Distances (P, 4) in cells; negative where the centre lies outside."""
-        return _in_cells(boxes, priors)
+        """Distances (P, 4); negative where the centre lies outside."""
+        return _in_cells(boxes, priors) if self.unit == "cell" else distances(priors.centres(), boxes)
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
         """Boxes (..., R, 4) of outputs (..., R, 4)."""
         activate = {"exp": torch.exp, "clamp": lambda x: x.clamp(min=0), "none": lambda x: x}[self.activation]
-        return _around(priors.centres(), activate(raw.float()) * priors.stride[:, None])
+        side = activate(raw.float())
+        return _around(priors.centres(), side * priors.stride[:, None] if self.unit == "cell" else side)
 
 
 @dataclass(frozen=True, kw_only=True)

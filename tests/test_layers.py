@@ -11,7 +11,8 @@ LAYERS = [
     {"backbone", "detector", "objective", "oracle", "postprocess"},
     {"data"},
     {"recipe"},
-    {"engine", "interop"},
+    {"engine"},
+    {"interop"},
     {"cli", "__main__"},
 ]
 BLIND = LAYERS[2]  # the axes do not know of each other

@@ -245,3 +245,12 @@ def test_clipped_delta_by_hand():
     moved = Delta(means=(0.5, 0, 0, 0), clip=True)  # what is clipped is the shift, whatever codes are centred on
     torch.testing.assert_close(moved.code(raw, PRIORS)[0, 0], torch.tensor(0.0375 - 0.5))
     torch.testing.assert_close(moved.decode(raw, PRIORS)[0, 0] + moved.decode(raw, PRIORS)[0, 2], torch.tensor(44.8))
+
+
+def test_distances_in_pixels_by_hand():
+    """FCOS as first published: its outputs are logs of pixels, whatever the stride."""
+    box = Distance(activation="exp", unit="pixel")
+    assert box.encode(BOX, PRIORS).tolist() == [[16, 12, 40, 24]]
+    raw = torch.tensor([[16.0, 12, 40, 24]]).log()
+    torch.testing.assert_close(box.decode(raw, PRIORS), BOX)
+    torch.testing.assert_close(Distance(activation="exp").decode(raw - math.log(8), PRIORS), BOX)

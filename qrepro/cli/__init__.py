@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from qrepro.cli import analyze, benchmark, data, demo, evaluate, recipes, reproduce, rescore, tables, train
+from qrepro.cli import (
+    analyze,
+    benchmark,
+    data,
+    demo,
+    evaluate,
+    importing,
+    recipes,
+    reproduce,
+    rescore,
+    tables,
+    train,
+    zoo,
+)
 from qrepro.cli.failure import guarded
 
 app = typer.Typer(
@@ -20,6 +33,8 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("rescore")(rescore.rescore)
+app.command("import")(importing.import_)
+app.add_typer(zoo.app, name="zoo")
 app.add_typer(analyze.app, name="analyze")
 app.command("benchmark")(benchmark.benchmark)
 app.command("reproduce")(reproduce.reproduce)

@@ -113,10 +113,13 @@ class Run:
         metrics = self.path / "metrics.json"
         return metrics.exists() and metrics.stat().st_mtime >= self.last.stat().st_mtime
 
+    def metrics(self) -> dict[str, Any]:
+        """What the last evaluation measured."""
+        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+
     def rules(self) -> list[str]:
         """Scoring rules that the run was evaluated by."""
-        found = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
-        return list(found["rules"])
+        return list(self.metrics()["rules"])
 
     def cut_log(self, step: int) -> None:
         """Drop log lines after `step`: a resumed run writes them again."""
