@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from conftest import GOLDEN
+from qrepro import cli
 from qrepro.boxes import clip
+from qrepro.cli.options import choose
+from qrepro.engine.checkpoint import restore_detector
 from qrepro.interop.config import read_config
 from qrepro.interop.mmdet import convert, recognised, ssd_sizes
 from qrepro.quality import Rule, fuse
@@ -387,3 +390,59 @@ def test_what_does_not_fit_is_refused_in_one_line():
     assert extra.left == ["bbox_head.mystery.weight", "teacher.x"]
     with pytest.raises(ValueError, match="configuration: not readable"):
         read_config("model = dict(")
+
+
+def small(path, **more):
+    """A RetinaNet of depth 18 with two classes, as MMDetection saves it."""
+    shapes = {"backbone.conv1.weight": (64, 3, 7, 7), "backbone.bn1.weight": (64,)}
+    norms = ("weight", "bias", "running_mean", "running_var")
+    shapes |= {f"backbone.bn1.{entry}": (64,) for entry in norms}
+    before = 64
+    for stage, width in enumerate((64, 128, 256, 512), 1):
+        for block in range(2):
+            name = f"backbone.layer{stage}.{block}"
+            shapes |= {f"{name}.conv1.weight": (width, before, 3, 3), f"{name}.conv2.weight": (width, width, 3, 3)}
+            shapes |= {f"{name}.bn{i}.{entry}": (width,) for i in (1, 2) for entry in norms}
+            if before != width:
+                shapes |= {f"{name}.downsample.0.weight": (width, before, 1, 1)}
+                shapes |= {f"{name}.downsample.1.{entry}": (width,) for entry in norms}
+            before = width
+    for kind, widths in (("lateral", (128, 256, 512)), ("fpn", (256, 256, 256, 512, 256))):
+        for i, width in enumerate(widths):
+            kernel = 1 if kind == "lateral" else 3
+            shapes[f"neck.{kind}_convs.{i}.conv.weight"] = (256, width, kernel, kernel)
+            shapes[f"neck.{kind}_convs.{i}.conv.bias"] = (256,)
+    shapes |= {**towers(4, norm=False), **layer("retina_cls", 18), **layer("retina_reg", 36)}
+    meta = {"mmdet_version": "2.25.0", "config": "img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)"}
+    torch.save({"meta": meta, "state_dict": state_of(shapes), **more}, path)
+
+
+def test_an_imported_file_is_a_run_that_evaluation_takes(tmp_path, capsys):
+    file, folder = tmp_path / "theirs.pth", tmp_path / "run"
+    small(file, optimizer={"lr": 1.0})
+    assert main(["import", str(file), "--out", str(folder)], capsys)[0] == 0
+    choice = choose(str(folder))
+    assert choice.recipe.name == "iou_aware/retinanet_r50" and choice.recipe.data.classes == 2
+    assert choice.recipe.backbone.options["depth"] == 18 and choice.recipe.image.std == (4, 5, 6)
+    detector, step = restore_detector(choice.recipe, choice.run.last)
+    assert step == 0
+    given = by_name("bbox_head.retina_reg.bias", (36,))
+    assert torch.equal(detector.head.box_out.bias.detach(), given)
+    origin = choice.run.read_card()["imported"]
+    assert origin["mmdet_version"] == "2.25.0" and origin["file"] == "theirs.pth" and len(origin["sha256"]) == 64
+    code, _, error = main(["import", str(file), "--out", str(folder)], capsys)
+    assert code == 2 and "holds a run already" in error and error.count("\n") == 1
+    assert main(["import", str(file), "--out", str(folder), "--overwrite"], capsys)[0] == 0
+    code, _, error = main(["import", str(file), "--out", str(tmp_path / "x"), "--recipe", "gfl/gfl"], capsys)
+    assert code == 2 and "theirs.pth: recipe gfl/gfl: the file has no" in error and not (tmp_path / "x").exists()
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    code, _, error = main(["import", str(tmp_path / "text.pth")], capsys)
+    assert code == 2 and "text.pth" in error and error.count("\n") == 1
+
+
+def main(arguments, capsys):
+    """Exit code, output and error of a command."""
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(arguments)
+    said = capsys.readouterr()
+    return leaving.value.code, said.out, said.err

@@ -24,9 +24,8 @@ def import_checkpoint(
     if run.card.exists() and not overwrite:
         raise ValueError(f"{folder}: holds a run already; --overwrite replaces it, --out names another folder")
     foreign = read_foreign(file)
-    meta = foreign.meta.get("meta", foreign.meta)
-    text = meta.get("config") or meta.get("cfg") or ""
-    version = meta.get("mmdet_version") or ""
+    meta = foreign.meta
+    text, version = meta.get("config") or meta.get("cfg") or "", meta.get("mmdet_version") or ""
     try:
         config = read_config(text) if isinstance(text, str) else {}
         imported = convert(foreign.state, config, str(version), recipe, overrides)
