@@ -29,11 +29,14 @@ class Truths:
     categories: frame with id, name, in increasing order of id.
     annotations: frame with id (-1: none), image_id, category_id, x1, y1, x2, y2, area (px^2: the file's, else that of
         the box) and iscrowd (1: crowd or VOC-difficult, which neither counts as an object nor makes a detection wrong).
+    listed: ids of the categories in the order of their file, in which detectors number their classes; (): as in
+        `categories`.
     """
 
     images: pd.DataFrame
     categories: pd.DataFrame
     annotations: pd.DataFrame
+    listed: tuple[int, ...] = ()
 
 
 def read_truths(
@@ -66,24 +69,33 @@ def corners(boxes: np.ndarray, kind: str, source: str | Path) -> np.ndarray:
 
 def boxes_of_rows(rows: Sequence[Any], kind: str, source: str | Path) -> np.ndarray:
     """(N, 4) x1, y1, x2, y2 of parsed values of `bbox`, which must be lists [x, y, width, height]."""
-    message = "bbox must be 4 numbers [x, y, width, height]"
+    return corners(boxes_of_four(rows, kind, "bbox must be 4 numbers [x, y, width, height]", source), kind, source)
+
+
+def boxes_of_four(rows: Sequence[Any], kind: str, message: str, source: str | Path) -> np.ndarray:
+    """(N, 4) of parsed values that must be lists of four numbers; NaN and infinity pass."""
     refuse([not _is_box(row) for row in rows], kind, message, rows, source)
-    return corners(np.array(rows, dtype=np.float64).reshape(-1, 4), kind, source)
+    return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
 def check_boxes(frame: pd.DataFrame, kind: str, source: str | Path) -> None:
     """Refuse boxes that are not finite or have a negative side; a side of zero is a legal, empty box."""
-    boxes = frame[BOX].to_numpy(np.float64)
+    check_corners(frame[BOX].to_numpy(np.float64), kind, source)
+
+
+def check_corners(boxes: np.ndarray, kind: str, source: str | Path) -> None:
+    """Refuse boxes (N, 4) x1, y1, x2, y2 as `check_boxes` does."""
     refuse(~np.isfinite(boxes).all(axis=1), kind, "box x1 y1 x2 y2 must be finite", boxes, source)
     negative = (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
     refuse(negative, kind, "box x1 y1 x2 y2 has a negative side", boxes, source)
 
 
-def check_known(frame: pd.DataFrame, truths: Truths, kind: str, source: str | Path) -> None:
-    """Refuse records of images or categories that the ground truth does not list."""
-    for name, table in (("image_id", truths.images), ("category_id", truths.categories)):
+def check_known(frame: pd.DataFrame, truths: Truths, kind: str, source: str | Path, hint: str = "") -> None:
+    """Refuse records of images or categories that the ground truth does not list.   hint: on other categories."""
+    allowed = f" {shown(truths.categories['id'].tolist())}{hint}"
+    for name, table, more in (("image_id", truths.images, ""), ("category_id", truths.categories, allowed)):
         known = frame[name].isin(table["id"])
-        message = f"{name} must be one of the {len(table)} of the ground truth"
+        message = f"{name} must be one of the {len(table)} of the ground truth{more}"
         refuse(~known, kind, message, frame[name].to_numpy(), source)
 
 
@@ -121,8 +133,9 @@ def _from_coco(data: Mapping[str, Any], source: Path) -> Truths:
     for name in ("width", "height"):
         images[name] = column(data["images"], name, float, "images", source, default=math.nan)
     categories = _table(data["categories"], "name", "categories", source)
+    listed = tuple(categories["id"].tolist())
     categories = categories.sort_values("id", ignore_index=True)  # the order of K in every precision array
-    truths = Truths(images, categories, _annotations(data["annotations"], source))
+    truths = Truths(images, categories, _annotations(data["annotations"], source), listed)
     check_known(truths.annotations, truths, "annotations", source)
     caution_outside(truths.annotations, images, "annotations", source, stacklevel=3)
     return truths

@@ -91,7 +91,7 @@ def annotation(**change):
     ({"annotations": ["x"]}, r"annotations\[0\]: must be an object, got 'x'"),
     ({"annotations": None}, "annotations must be a list, got none"),
     (annotation(image_id=3), r"annotations\[1\]: image_id must be one of the 2 of the ground truth, got 3"),
-    (annotation(category_id=4), r"annotations\[1\]: category_id must be one of the 2 of the ground truth, got 4"),
+    (annotation(category_id=4), r"annotations\[1\]: category_id must be one of the 2 of .* \[1, 9\], got 4"),
     (annotation(image_id=None), r"annotations\[1\]: image_id must be a 64-bit integer, got none"),
     (annotation(bbox=[0, 0, -1, 1]), r"annotations\[1\]: bbox .* has a negative side, got \[0.0, 0.0, -1.0, 1.0\]"),
     (annotation(bbox=[0, 0, math.nan, 1]), r"annotations\[1\]: bbox .* must be finite, got \[0.0, 0.0, nan, 1.0\]"),
@@ -279,7 +279,7 @@ def test_a_name_that_two_records_share_stands_for_neither(tmp_path):
 
 @pytest.mark.parametrize("change, message", [
     ({"image_id": 4}, "image_id must be one of the 2 of the ground truth, got 4"),
-    ({"category_id": 2}, "category_id must be one of the 2 of the ground truth, got 2"),
+    ({"category_id": 2}, r"category_id must be one of the 2 of .* \[1, 9\] \(class .* --classes-from\), got 2"),
     ({"image_id": "c.png"}, "image_id must be a 64-bit integer or a name that just one of the ground truth has, got"),
     ({"category_id": "ring"}, "category_id must be a 64-bit integer or a name that just one .*, got 'ring'"),
     ({"image_id": 2.5}, "image_id must be a 64-bit integer, got 2.5"),
@@ -314,7 +314,7 @@ def test_bad_detections_name_file_record_and_count(tmp_path, truths, change, mes
 
 @pytest.mark.parametrize("columns, message", [
     ({"image_id": [5, 4]}, "image_id must be one of the 2 of the ground truth, got 4"),
-    ({"category_id": [1, 2]}, "category_id must be one of the 2 of the ground truth, got 2"),
+    ({"category_id": [1, 2]}, r"category_id must be one of the 2 of .* \[1, 9\] \(class .* --classes-from\), got 2"),
     ({"image_id": ["a", "c"]}, "image_id must be a 64-bit integer or a name that just one .*, got 'c'"),
     ({"category": ["disc", "ring"], "category_id": None}, "category_id must be .* or a name .*, got 'ring'"),
     ({"image_id": [5, 2.5]}, r"image_id must be a 64-bit integer, got 5.0 \(2 such"),
@@ -425,8 +425,11 @@ def test_files_that_are_not_what_they_claim(tmp_path):
         read_detections(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="ground truth is read from COCO-format"):
         read_truths(tmp_path / "a.parquet")
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        read_detections(tmp_path / "preds")
+    (tmp_path / "a.pkl").write_bytes(b"")
     with pytest.raises(ValueError, match="detections are read from"):
-        read_detections(tmp_path / "a.csv")
+        read_detections(tmp_path / "a.pkl")
 
 
 @pytest.mark.parametrize("value, message", [

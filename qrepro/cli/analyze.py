@@ -30,7 +30,11 @@ Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to. \\[default: RESULTS/analysis]")]
 Detections = Annotated[
     list[Path] | None,
-    typer.Option("--detections", help="COCO result file (.json, .json.gz) or Parquet of any detector; repeatable."),
+    typer.Option(
+        "--detections",
+        help="COCO result file (.json, .json.gz) or Parquet of any detector, or MMDetection's folder of JSON files; "
+        "repeatable.",
+    ),
 ]
 Annotations = Annotated[
     Path | None, typer.Option("--annotations", help="Their ground truth: COCO file (.json, .json.gz) or VOC folder.")
@@ -38,6 +42,16 @@ Annotations = Annotated[
 Split = Annotated[str | None, typer.Option("--split", help="Of a VOC folder. \\[default: test, val or all]")]
 Classes = Annotated[
     str | None, typer.Option("--classes", help="Of a VOC folder, in the order of their ids: A,B,C. \\[default: sorted]")
+]
+ClassesFrom = Annotated[
+    int | None,
+    typer.Option(
+        "--classes-from",
+        min=0,
+        max=1,
+        help="Files whose category_id counts the categories of the annotations, in their order, from 0 or 1. "
+        "\\[default: it is their id]",
+    ),
 ]
 Rules = Annotated[
     list[str] | None, typer.Option("--rule", help="Scoring rule of runs, or all; repeatable. \\[default: the recipe's]")
@@ -54,6 +68,7 @@ def ap(
     annotations: Annotations = None,
     split: Split = None,
     classes: Classes = None,
+    classes_from: ClassesFrom = None,
     rule: Rules = None,
     thresholds: Annotated[
         str | None,
@@ -81,8 +96,9 @@ def ap(
 
     levels = tuple(o.numbers(thresholds, "--thresholds")) if thresholds else COCO_THRESHOLDS
     parted = inputs.sizes(sizes, "--sizes")
+    files = inputs.Files(detections, annotations, split, classes, classes_from)
     rows, pascal, categories, drawn = [], [], [], []
-    for found in inputs.sets(runs, detections, annotations, split, classes, rule or ["all"], results):
+    for found in inputs.sets(files, runs, rule or ["all"], results):
         result = evaluate(found.truths, found.detections, levels, max_dets, engine, parted)
         about = {"run": found.name, "rule": found.rule}
         rows.append({**about, "sizes": size_text(parted), **ap_metrics(result)})
@@ -119,6 +135,7 @@ def pcc(
     annotations: Annotations = None,
     split: Split = None,
     classes: Classes = None,
+    classes_from: ClassesFrom = None,
     rule: Rules = None,
     over: Annotated[
         str | None,
@@ -138,7 +155,8 @@ def pcc(
     from analysis.samples import correlation_study
 
     wanted = tuple(statistics.split(",")) if statistics else STATISTICS
-    samples = list(inputs.pairs_of(runs, detections, annotations, split, classes, rule, over, floor, results))
+    files = inputs.Files(detections, annotations, split, classes, classes_from)
+    samples = list(inputs.pairs_of(files, runs, rule, over, floor, results))
     rows = [row for pairs in samples for row in correlation_study(pairs, statistics=wanted)]
     _write(rows, "pcc", results, out, digits=3)
     for group in by or []:
@@ -162,6 +180,7 @@ def oracle(
     annotations: Annotations = None,
     split: Split = None,
     classes: Classes = None,
+    classes_from: ClassesFrom = None,
     alpha: Annotated[
         list[str] | None,
         typer.Option("--alpha", help="For files: alphas of score^a IoU^(1-a), 0.5, 0.3,0.5 or first:last:step."),
@@ -178,11 +197,12 @@ def oracle(
     from analysis.ap import ap_metrics, evaluate
     from analysis.oracle import alpha_rows, reranked
 
-    if detections or annotations:
+    files = inputs.Files(detections, annotations, split, classes, classes_from)
+    if files.given:
         alphas = [a for text in alpha or [] for a in o.numbers(text, "--alpha")]
         rows = [
             {"run": found.name, **about, **ap_metrics(evaluate(found.truths, frame, engine=engine))}
-            for found in inputs.foreign(detections, annotations, split, classes, runs)
+            for found in inputs.foreign(files, runs)
             for about, frame in reranked(found.truths, found.detections, alphas)
         ]
     else:
@@ -199,6 +219,7 @@ def calibration(
     annotations: Annotations = None,
     split: Split = None,
     classes: Classes = None,
+    classes_from: ClassesFrom = None,
     rule: Rules = None,
     tau: Annotated[
         float | None, typer.Option("--tau", help="IoU of a true positive. \\[default: each metric's]")
@@ -220,9 +241,10 @@ def calibration(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     metrics = [replace(metric, **changes, bins=bins if bins and metric.bins else metric.bins) for metric in METRICS]
     binned = [metric for metric in metrics if metric.bins]
+    files = inputs.Files(detections, annotations, split, classes, classes_from)
     rows, points = [], []
     panels: dict[str, dict[str, list[dict[str, Any]]]] = {metric.name: {} for metric in binned}
-    for found in inputs.sets(runs, detections, annotations, split, classes, rule, results):
+    for found in inputs.sets(files, runs, rule, results):
         about = {"run": found.name, "rule": found.rule}
         values = calibration_rows(found.truths, found.detections, metrics, max_dets=max_dets)
         rows += [{**about, **row} for row in values]
@@ -249,6 +271,7 @@ def lrp(
     annotations: Annotations = None,
     split: Split = None,
     classes: Classes = None,
+    classes_from: ClassesFrom = None,
     rule: Rules = None,
     tau: Annotated[float, typer.Option("--tau", help="IoU of a true positive.")] = 0.5,
     threshold: Annotated[
@@ -261,9 +284,10 @@ def lrp(
     """Optimal localisation recall precision error (oLRP) with its three parts, per class and their mean."""
     from analysis.lrp import lrp_rows
 
+    files = inputs.Files(detections, annotations, split, classes, classes_from)
     rows = [
         {"run": found.name, "rule": found.rule, **row}
-        for found in inputs.sets(runs, detections, annotations, split, classes, rule, results)
+        for found in inputs.sets(files, runs, rule, results)
         for row in lrp_rows(found.truths, found.detections, tau, threshold=threshold, max_dets=max_dets)
     ]
     _write(rows, "lrp", results, out, digits=3)
@@ -276,6 +300,7 @@ def compare(
     annotations: Annotations = None,
     split: Split = None,
     classes: Classes = None,
+    classes_from: ClassesFrom = None,
     rule_a: Annotated[str | None, typer.Option("--rule-a", help="Scoring rule of A. \\[default: its recipe's]")] = None,
     rule_b: Annotated[str | None, typer.Option("--rule-b", help="Scoring rule of B. \\[default: its recipe's]")] = None,
     draws: Draws = 1000,
@@ -296,7 +321,8 @@ def compare(
     from analysis.comparison import compare as paired
     from analysis.plots import difference_interval
 
-    sides = [inputs.side(path, rule, annotations, split, classes) for path, rule in ((a, rule_a), (b, rule_b))]
+    files = inputs.Files([a, b], annotations, split, classes, classes_from)
+    sides = [inputs.side(path, rule, files) for path, rule in ((a, rule_a), (b, rule_b))]
     options: dict[str, Any] = {"seeds": seeds, "interval": interval, "max_dets": max_dets}
     precision, correlation = paired(sides[0], sides[1], draws=draws, seed=seed, **options)
     names = [f"{side[0][1].name}: {side[0][1].rule}" for side in sides]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,45 @@ if TYPE_CHECKING:
     from analysis.runs import Run
     from analysis.samples import DetectionSet, Pairs
     from analysis.truths import Truths
+
+APART = "--detections and --annotations belong together, and exclude run folders"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Result files of other detectors, and the ground truth that judges them, as options give them.
+
+    detections: the files.   annotations: a COCO file or a VOC folder.   split, classes (A,B,C): of a VOC folder.
+    classes_from: where the files count classes, see `analysis.detections.read_detections`.
+    """
+
+    detections: list[Path] | None
+    annotations: Path | None
+    split: str | None
+    classes: str | None
+    classes_from: int | None
+
+    @property
+    def given(self) -> bool:
+        """Whether files are analysed, and not runs."""
+        return bool(self.detections or self.annotations)
+
+    def truths(self) -> Truths:
+        """The ground truth."""
+        from analysis.truths import read_truths
+
+        if not self.detections or self.annotations is None:
+            raise ValueError(APART)
+        return read_truths(self.annotations, self.split, self.classes.split(",") if self.classes else None)
+
+    def read(self, path: Path, truths: Truths) -> DetectionSet:
+        """One of the detection files, under its name or, where others are called the same, its path."""
+        from analysis.detections import read_detections
+        from analysis.samples import DetectionSet
+
+        namesakes = {other for other in self.detections or [] if other.name == path.name}
+        found = read_detections(path, truths, self.classes_from)
+        return DetectionSet(path.name if len(namesakes) < 2 else str(path), "as scored", truths, found)
 
 
 def sizes(text: str, option: str) -> tuple[float, float]:
@@ -53,79 +93,51 @@ def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
     return runs
 
 
-def foreign(
-    detections: list[Path] | None,
-    annotations: Path | None,
-    split: str | None,
-    classes: str | None,
-    runs: list[Path] | None = None,
-) -> Iterator[DetectionSet]:
+def foreign(files: Files, runs: list[Path] | None = None) -> Iterator[DetectionSet]:
     """Detection sets of files."""
-    from analysis.detections import read_detections
-    from analysis.samples import DetectionSet
-    from analysis.truths import read_truths
-
-    if not detections or annotations is None or runs:
-        raise ValueError("--detections and --annotations belong together, and exclude run folders")
-    truths: Truths = read_truths(annotations, split, classes.split(",") if classes else None)
-    for path in detections:
-        yield DetectionSet(path.name, "as scored", truths, read_detections(path, truths))
+    if runs:
+        raise ValueError(APART)
+    truths = files.truths()
+    for path in files.detections or []:
+        yield files.read(path, truths)
 
 
-def sets(
-    runs: list[Path] | None,
-    detections: list[Path] | None,
-    annotations: Path | None,
-    split: str | None,
-    classes: str | None,
-    rules: list[str] | None,
-    results: Path,
-) -> Iterator[DetectionSet]:
+def sets(files: Files, runs: list[Path] | None, rules: list[str] | None, results: Path) -> Iterator[DetectionSet]:
     """Detection sets of files where they were given, else of runs."""
     from analysis.samples import detection_sets
 
-    if detections or annotations:
-        yield from foreign(detections, annotations, split, classes, runs)
+    if files.given:
+        yield from foreign(files, runs)
     else:
         yield from detection_sets(chosen(runs, results), rules or [])
 
 
 def pairs_of(
-    runs: list[Path] | None,
-    detections: list[Path] | None,
-    annotations: Path | None,
-    split: str | None,
-    classes: str | None,
-    rules: list[str] | None,
-    over: str | None,
-    floor: float,
-    results: Path,
+    files: Files, runs: list[Path] | None, rules: list[str] | None, over: str | None, floor: float, results: Path
 ) -> Iterator[Pairs]:
     """Samples of estimate and true IoU."""
     from analysis.samples import candidate_pairs, detection_pairs, positive_pairs
 
-    files = bool(detections or annotations)
-    over = over or ("detections" if files else "positives")
-    if over not in ("positives", "candidates", "detections") or (files and over != "detections"):
-        raise ValueError(f"--over {over}: allowed are {'' if files else 'positives, candidates, '}detections")
+    over = over or ("detections" if files.given else "positives")
+    if over not in ("positives", "candidates", "detections") or (files.given and over != "detections"):
+        raise ValueError(f"--over {over}: allowed are {'' if files.given else 'positives, candidates, '}detections")
     if over == "detections":
-        for found in sets(runs, detections, annotations, split, classes, rules, results):
+        for found in sets(files, runs, rules, results):
             yield detection_pairs(found, floor)
         return
     for run in chosen(runs, results):
         yield positive_pairs(run) if over == "positives" else candidate_pairs(run, floor)
 
 
-def side(
-    path: Path, rule: str | None, annotations: Path | None, split: str | None, classes: str | None
-) -> list[tuple[Run | None, DetectionSet]]:
+def side(path: Path, rule: str | None, files: Files) -> list[tuple[Run | None, DetectionSet]]:
     """One side of a comparison: a file, or the runs of one recipe and profile."""
+    from analysis.mmdetection import is_folder_of_predictions
     from analysis.samples import detection_sets
 
-    if path.is_file():
+    if path.is_file() or is_folder_of_predictions(path):
         if rule:
             raise ValueError(f"{path}: a result file has no scoring rules, got {rule}")
-        return [(None, found) for found in foreign([path], annotations, split, classes)]
+        return [(None, files.read(path, files.truths()))]
     runs = chosen([path], path)
     kinds = sorted({f"{run.recipe} on {run.profile}" for run in runs})
     if len(kinds) > 1:
