@@ -10,6 +10,7 @@ from qrepro.cli import (
     data,
     demo,
     evaluate,
+    export,
     importing,
     recipes,
     reproduce,
@@ -33,6 +34,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("rescore")(rescore.rescore)
+app.command("export")(export.export)
 app.command("import")(importing.import_)
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(analyze.app, name="analyze")

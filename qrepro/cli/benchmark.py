@@ -105,7 +105,7 @@ def benchmark(
 
     setting = Setting(batch=batch, objects=objects, candidates=candidates, steps=steps, warm_up=warm_up)
     chosen = [resolve(name, profile, overrides or []) for name in recipes]
-    _detectors(chosen, setting, _size(size), data, device, out)
+    _detectors(chosen, setting, picture_size(size), data, device, out)
 
 
 def _detectors(
@@ -160,7 +160,7 @@ def _refuse(context: typer.Context, panel: str) -> None:
             raise ValueError(f"{option.opts[0]}: belongs to the benchmark of the {panel}")
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def picture_size(text: str | None) -> tuple[int, int] | None:
     """Height and width of `800x1333`."""
     if text is None:
         return None
