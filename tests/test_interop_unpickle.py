@@ -417,6 +417,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
     cut = saved(tmp_path, {"a": torch.ones(1000)}, _use_new_zipfile_serialization=False)
     cut.write_bytes(cut.read_bytes()[:-100])
     assert "not readable (" in error_of(cut)
+    assert error_of(tmp_path / "0.pth").endswith("not readable (EOFError)")  # an error without words
     assert error_of(tmp_path).endswith("no such file")
     assert error_of(tmp_path / "missing.pth").endswith("no such file")
 
@@ -799,9 +800,7 @@ def test_a_bytearray_takes_no_more_memory_than_its_file(tmp_path):
 def test_torchscript_is_not_run(tmp_path, marker, monkeypatch):
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: marker.touch())
     payload = in_state(named("os", "system"))
-    message = error_of(archive(tmp_path, payload, constants=b"x"))
-    assert "TorchScript" in message
-    assert r"\n" not in message  # only the first of torch's lines
+    assert "TorchScript" in error_of(archive(tmp_path, payload, constants=b"x"))
     assert not marker.exists()
 
 
