@@ -1,11 +1,14 @@
 """Detectors of MMDetection under its names: recognised, converted, and equal to it in outputs and detections."""
 
+import json
 import re
+import shutil
 import zlib
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conftest import GOLDEN
 from qrepro import cli
@@ -14,6 +17,7 @@ from qrepro.cli.options import choose
 from qrepro.engine.checkpoint import restore_detector
 from qrepro.interop.config import read_config
 from qrepro.interop.mmdet import convert, recognised, ssd_sizes
+from qrepro.interop.zoo import Published
 from qrepro.quality import Rule, fuse
 from qrepro.recipe.build import build_detector, build_postprocess
 
@@ -370,6 +374,105 @@ def test_old_and_new_configurations_name_the_normalisation_apart():
     assert recipe.box.options["stds"] == [0.2] * 4
 
 
+NORMS = "weight", "bias", "running_mean", "running_var"
+
+
+def res2net(blocks: tuple[int, ...] = (3, 4, 6, 3), deformed: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
+    """Res2Net v1d 26w4s as MMDetection names its entries."""
+    shapes = {
+        f"backbone.stem.{at}.weight": s for at, s in ((0, (32, 3, 3, 3)), (3, (32, 32, 3, 3)), (6, (64, 32, 3, 3)))
+    }
+    shapes |= {f"backbone.stem.{at}.{entry}": (n,) for at, n in ((1, 32), (4, 32), (7, 64)) for entry in NORMS}
+    before = 64
+    for stage, count in enumerate(blocks, 1):
+        width, out = 26 * 2 ** (stage - 1), 256 * 2 ** (stage - 1)
+        for block in range(count):
+            name = f"backbone.layer{stage}.{block}"
+            shapes |= {
+                f"{name}.conv1.weight": (4 * width, before, 1, 1),
+                f"{name}.conv3.weight": (out, 4 * width, 1, 1),
+            }
+            shapes |= {f"{name}.bn{i}.{entry}": (n,) for i, n in ((1, 4 * width), (3, out)) for entry in NORMS}
+            for i in range(3):
+                shapes[f"{name}.convs.{i}.weight"] = (width, width, 3, 3)
+                shapes |= {f"{name}.bns.{i}.{entry}": (width,) for entry in NORMS}
+                if stage in deformed:
+                    shapes[f"{name}.convs.{i}.conv_offset.weight"] = (27, width, 3, 3)
+                    shapes[f"{name}.convs.{i}.conv_offset.bias"] = (27,)
+            if block == 0:
+                shapes[f"{name}.downsample.1.weight"] = (out, before, 1, 1)
+                shapes |= {f"{name}.downsample.2.{entry}": (out,) for entry in NORMS}
+            before = out
+    return shapes
+
+
+def res2net_forward(state: dict[str, torch.Tensor], x: torch.Tensor) -> list[torch.Tensor]:
+    """C3 to C5 as MMDetection's modules compute them (mmdet/models/backbones/res2net.py), from its entries."""
+
+    def norm(x, name):
+        weight, bias, mean, var = (state[f"backbone.{name}.{entry}"] for entry in NORMS)
+        return F.batch_norm(x, mean, var, weight, bias)
+
+    def conv(x, name, stride=1):
+        weight = state[f"backbone.{name}.weight"]
+        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    for at, stride in ((0, 2), (3, 1), (6, 1)):
+        x = norm(conv(x, f"stem.{at}", stride), f"stem.{at + 1}").relu()
+    x, levels = F.max_pool2d(x, 3, 2, 1), []
+    for stage in (1, 2, 3, 4):
+        block = 0
+        while f"backbone.layer{stage}.{block}.conv1.weight" in state:
+            name, stride = f"layer{stage}.{block}", 2 if block == 0 and stage > 1 else 1
+            parts = norm(conv(x, f"{name}.conv1"), f"{name}.bn1").relu().chunk(4, 1)
+            done: list[torch.Tensor] = []
+            for i in range(3):
+                part = parts[i] if block == 0 or i == 0 else parts[i] + done[-1]
+                done.append(norm(conv(part, f"{name}.convs.{i}", stride), f"{name}.bns.{i}").relu())
+            last = F.avg_pool2d(parts[3], 3, stride, 1) if stride > 1 else parts[3]  # and C2 pools nothing
+            out = norm(conv(torch.cat([*done, last], 1), f"{name}.conv3"), f"{name}.bn3")
+            if block == 0:
+                x = F.avg_pool2d(x, stride, stride, ceil_mode=True, count_include_pad=False)
+                x = norm(conv(x, f"{name}.downsample.1"), f"{name}.downsample.2")
+            x, block = (out + x).relu(), block + 1
+        levels.append(x)
+    return levels[1:]
+
+
+def with_res2net(deformed: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+    """The reference's GFL over a Res2Net."""
+    ours = {key: shape for key, shape in shapes_of(reference("gfl")).items() if not key.startswith("backbone.")}
+    return state_of({**res2net(deformed=deformed), **ours})
+
+
+def test_res2net_equals_a_transcription_of_mmdetections():
+    pytest.importorskip("timm", reason="timm is not installed (the timm extra)")
+    given = with_res2net()
+    imported = convert(given, {"model": {"backbone": {"style": "pytorch"}}, "img_norm_cfg": {"to_rgb": False}})
+    assert imported.left == [] and imported.recipe.backbone.options["pooled_c2"] is False
+    model = build_detector(imported.recipe).eval()
+    model.load_state_dict(imported.state)
+    image = torch.randn(1, 3, 61, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for mine, theirs in zip(model.backbone(image), res2net_forward(given, image.flip(1)), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_deformable_stages_of_res2net_are_seen():
+    pytest.importorskip("timm", reason="timm is not installed (the timm extra)")
+    imported = convert(with_res2net(deformed=(3, 4)), {})
+    found = imported.recipe.backbone.options
+    assert (found["deformable"], found["deformable_stages"], imported.left) == ("v2", [4, 5], [])
+    name = "layer4.2.convs.1"
+    assert torch.equal(
+        imported.state[f"backbone.{name}.offset.weight"],
+        by_name(f"backbone.{name}.conv_offset.weight", (27, 208, 3, 3)),
+    )
+    wrong = {**with_res2net(), "backbone.layer1.0.convs.3.weight": torch.zeros(26, 26, 3, 3)}
+    with pytest.raises(ValueError, match=r"Res2Net with .* of 5 scales, width 26: allowed are Res2Net-50 and 101"):
+        convert(wrong, {})
+
+
 def test_what_does_not_fit_is_refused_in_one_line():
     given = state_of(shapes_of(reference("gfl")))
     for change, message in (
@@ -392,8 +495,8 @@ def test_what_does_not_fit_is_refused_in_one_line():
         read_config("model = dict(")
 
 
-def small(path, **more):
-    """A RetinaNet of depth 18 with two classes, as MMDetection saves it."""
+def small(path, classes=2, **more):
+    """A RetinaNet of depth 18, as MMDetection saves it."""
     shapes = {"backbone.conv1.weight": (64, 3, 7, 7), "backbone.bn1.weight": (64,)}
     norms = ("weight", "bias", "running_mean", "running_var")
     shapes |= {f"backbone.bn1.{entry}": (64,) for entry in norms}
@@ -412,7 +515,7 @@ def small(path, **more):
             kernel = 1 if kind == "lateral" else 3
             shapes[f"neck.{kind}_convs.{i}.conv.weight"] = (256, width, kernel, kernel)
             shapes[f"neck.{kind}_convs.{i}.conv.bias"] = (256,)
-    shapes |= {**towers(4, norm=False), **layer("retina_cls", 18), **layer("retina_reg", 36)}
+    shapes |= {**towers(4, norm=False), **layer("retina_cls", 9 * classes), **layer("retina_reg", 36)}
     meta = {"mmdet_version": "2.25.0", "config": "img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)"}
     torch.save({"meta": meta, "state_dict": state_of(shapes), **more}, path)
 
@@ -438,6 +541,40 @@ def test_an_imported_file_is_a_run_that_evaluation_takes(tmp_path, capsys):
     (tmp_path / "text.pth").write_text("no checkpoint")
     code, _, error = main(["import", str(tmp_path / "text.pth")], capsys)
     assert code == 2 and "text.pth" in error and error.count("\n") == 1
+
+
+def test_a_safetensors_file_comes_back(tmp_path, capsys):
+    pytest.importorskip("safetensors", reason="safetensors is not installed (the export extra)")
+    small(tmp_path / "theirs.pth")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["import", str(tmp_path / "theirs.pth"), "--out", str(first)], capsys)[0] == 0
+    assert main(["export", str(first), "--to", "safetensors"], capsys)[0] == 0
+    file = first / "last.safetensors"
+    assert main(["import", str(file), "--out", str(second)], capsys)[0] == 0
+    assert choose(str(second)).recipe == choose(str(first)).recipe
+    (was, _), (found, _) = (restore_detector(choose(str(run)).recipe, run / "last.pt") for run in (first, second))
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in was.state_dict().items())
+    code, _, error = main(["import", str(file), "--out", str(tmp_path / "x"), "--recipe", "gfl/gfl"], capsys)
+    assert code == 2 and "says itself what it is" in error and not (tmp_path / "x").exists()
+
+
+def test_a_published_detector_is_evaluated_in_one_command(tmp_path, capsys, monkeypatch, shapes):
+    """From an address to the reported AP beside the measured one, on pictures laid out as COCO."""
+    data = tmp_path / "coco"
+    (data / "annotations").mkdir(parents=True)
+    shutil.copy(shapes / "annotations" / "instances_val.json", data / "annotations" / "instances_val2017.json")
+    shutil.copytree(shapes / "val", data / "val2017")
+    small(tmp_path / "there.pth", classes=6)
+    address = (tmp_path / "there.pth").as_uri()
+    model = Published("small_r18", "MMDetection", "1708.02002", "", "", "31.7", address, "")
+    monkeypatch.setattr("qrepro.interop.zoo.published", lambda: [model])
+    folders = ["--to", str(tmp_path / "zoo"), "--out", str(tmp_path / "results"), "--data", str(data)]
+    code, out, error = main(["zoo", "evaluate", "small_r18", *folders, "--device", "cpu", "--workers", "0"], capsys)
+    assert code == 0, error
+    rules = json.loads((tmp_path / "results" / "imported" / "small_r18" / "metrics.json").read_text())["rules"]
+    assert {"class", "oracle-product"} <= rules.keys()
+    last = out.strip().splitlines()[-3:]
+    assert any("small_r18" in line and "31.7" in line for line in last), out
 
 
 def main(arguments, capsys):

@@ -16,14 +16,16 @@ class Res2Net(Stages):
     depth: 50 or 101. deformable: `v1` or `v2` make all three 3x3 convolutions of every block in `deformable_stages`
     (2 for C2, ..., 5 for C5) a `Deformable`.
     weights: as of `Residual`, e.g. `timm/res2net101d.in1k`; frozen_stages, frozen_norm: as of `Residual`.
-    timm pools the last scale of C2's first block as well (3x3, stride 1), as the authors' network does; MMDetection
-    does so in C3 to C5 only. Raises `ValueError` without the timm extra.
+    pooled_c2: whether C2's first block pools its last scale (3x3, stride 1), as those of C3 to C5 do: true in the
+    authors' network and in timm's, false in MMDetection's and so in all detectors trained with it.
+    Raises `ValueError` without the timm extra.
     """
 
     def __init__(
         self,
         *,
         depth: Literal[50, 101] = 101,
+        pooled_c2: bool = True,
         deformable: Literal["none", "v1", "v2"] = "none",
         deformable_stages: tuple[Literal[2, 3, 4, 5], ...] = (3, 4, 5),
         weights: str | None = None,
@@ -31,6 +33,8 @@ class Res2Net(Stages):
         frozen_norm: bool = True,
     ) -> None:
         body = timm_for("backbone.kind res2net").create_model(f"res2net{depth}d")
+        if not pooled_c2:
+            body.layer1[0].pool = nn.Identity()
         super().__init__(body, body.act1, 4, deformable, deformable_stages, weights, frozen_stages, frozen_norm)
 
     def spatial(self, unit: Any) -> tuple[nn.Module, list[str]]:

@@ -1,4 +1,4 @@
-"""`qrepro import FILE`: a detector that another project trained, as a run folder."""
+"""`qrepro import FILE`: a detector that someone else trained, as a run folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from qrepro.cli import options as o
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of MMDetection 2 or 3, GFocalV2 or VarifocalNet.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint of MMDetection 2 or 3, GFocalV2 or VarifocalNet, or .safetensors of `qrepro export`."
+        ),
+    ],
     recipe: Annotated[str | None, typer.Option("--recipe", help="What it is. \\[default: recognised]")] = None,
     changes: o.Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder. \\[default: results/imported/FILE]")] = None,

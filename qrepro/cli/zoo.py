@@ -62,7 +62,7 @@ def evaluate(
     with show.transfers() as progress:
         file = fetch_model(model, to or o.data_folder("zoo", None), progress)
     folder = out / "imported" / o.file_name(model.name)
-    if not (folder / "run.json").exists():
+    if not (folder / "last.pt").exists():
         import_checkpoint(file, folder)
     choice = o.choose(str(folder), data=data)
     evaluate_choice(choice, oracle=True, device=device, workers=workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ LAYERS = {
     "reppoints_pts_refine_conv": "refine_at",
     "reppoints_pts_refine_out": "refine_out",
 }
+RES2NET = "backbone.layer1.0.convs.0.weight"  # an entry that no other backbone has
+FIRST = ("backbone.conv1.weight", "backbone.conv1.0.weight", "backbone.features.0.weight")  # what reads a picture
 WITHOUT_PARAMETERS = ("bbox_head.integral.project",)  # buffers that are values of the recipe here
 
 
@@ -88,7 +91,7 @@ def convert(
     names = {key: _ours(key, found) for key in state}
     entries = {mine: state[theirs] for theirs, mine in names.items() if mine}
     if reads_bgr(config):
-        first = next(key for key in entries if key in ("backbone.conv1.weight", "backbone.features.0.weight"))
+        first = next(key for key in entries if key in FIRST)
         entries[first] = entries[first].flip(1)
     with torch.device("meta"):
         wanted = build_detector(found).state_dict()
@@ -141,7 +144,7 @@ def _from_shapes(state: State) -> Changes:
     """What the names and shapes of entries say: depth, groups, deformable stages, classes, pyramid, towers."""
     changes: Changes = {}
     if "backbone.layer3.0.conv1.weight" in state:
-        changes |= _backbone(state)
+        changes |= _res2net(state) if RES2NET in state else _backbone(state)
     extra = state.get("neck.fpn_convs.3.conv.weight")
     if extra is not None:
         changes["neck.extra"] = "p5" if extra.shape[1] == extra.shape[0] else "c5"
@@ -167,25 +170,50 @@ def _from_shapes(state: State) -> Changes:
 
 def _backbone(state: State) -> Changes:
     """Of a ResNet or ResNeXt."""
-    blocks = tuple(_count(state, rf"backbone\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    blocks = _blocks(state)
     bottleneck = "backbone.layer1.0.conv3.weight" in state
     depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if bottleneck else 34, (3, 4, 23, 3): 101}
     if blocks not in depths or "backbone.stem.0.weight" in state:
         raise ValueError(
             f"backbone with {blocks} blocks{', a deep stem' if 'backbone.stem.0.weight' in state else ''}: allowed are "
-            "ResNet-18, 34, 50, 101 and ResNeXt-50, 101, as MMDetection's Res2Net (v1d) is not that of timm"
+            "ResNet-18, 34, 50, 101, ResNeXt-50, 101, and Res2Net-50, 101 (v1d)"
         )
     conv = state["backbone.layer1.0.conv2.weight"]
-    changes: Changes = {"backbone.depth": depths[blocks]}
+    changes: Changes = {"depth": depths[blocks]}
     if bottleneck:
-        groups = conv.shape[0] // conv.shape[1]
-        changes |= {"backbone.groups": groups, "backbone.group_width": conv.shape[1]}
+        changes |= {"groups": conv.shape[0] // conv.shape[1], "group_width": conv.shape[1]}
+    return {f"backbone.{key}": value for key, value in (changes | _deformable(state)).items()}
+
+
+def _res2net(state: State) -> Changes:
+    """Of a Res2Net: the whole section, because its keys are not those of a ResNet."""
+    blocks, scales, width = (
+        _blocks(state),
+        _count(state, r"backbone\.layer1\.0\.convs\.(\d+)\.") + 1,
+        state[RES2NET].shape,
+    )
+    depths = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101}
+    if blocks not in depths or "backbone.stem.7.weight" not in state or (scales, width[0]) != (4, 26):
+        raise ValueError(
+            f"Res2Net with {blocks} blocks of {scales} scales, width {width[0]}: allowed are Res2Net-50 and 101 "
+            "v1d (deep stem) of 4 scales, width 26"
+        )
+    section = {"kind": "res2net", "depth": depths[blocks], "pooled_c2": False, **_deformable(state)}
+    return {"backbone": section}
+
+
+def _blocks(state: State) -> tuple[int, ...]:
+    """Blocks in each stage of a residual network."""
+    return tuple(_count(state, rf"backbone\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+
+
+def _deformable(state: State) -> Changes:
+    """Version and stages of the deformable convolutions of a residual network, if it has any."""
     moved = [key for key in state if key.startswith("backbone.") and key.endswith("conv_offset.weight")]
-    if moved:
-        stages = sorted({int(key.split(".")[1].removeprefix("layer")) + 1 for key in moved})
-        changes["backbone.deformable"] = "v2" if state[moved[0]].shape[0] == 27 else "v1"
-        changes["backbone.deformable_stages"] = stages
-    return changes
+    if not moved:
+        return {}
+    stages = sorted({int(key.split(".")[1].removeprefix("layer")) + 1 for key in moved})
+    return {"deformable": "v2" if state[moved[0]].shape[0] == 27 else "v1", "deformable_stages": stages}
 
 
 def _classes(state: State) -> Changes:
@@ -204,7 +232,7 @@ def _from_config(config: Values, state: State) -> Changes:
     """What only the configuration says: stride of blocks, normalisation, anchors, codes, test settings."""
     model, head = at(config, "model") or {}, at(config, "model", "bbox_head") or {}
     changes: Changes = {}
-    if style := at(model, "backbone", "style"):
+    if RES2NET not in state and (style := at(model, "backbone", "style")):
         changes["backbone.style"] = style
     norm = at(model, "data_preprocessor") or at(config, "img_norm_cfg") or {}
     for key in ("mean", "std"):
@@ -276,7 +304,9 @@ def _ours(theirs: str, recipe: Recipe) -> str | None:
     """Our name of an entry, None for what is none of our network."""
     part, _, rest = theirs.partition(".")
     if part == "backbone":
-        return theirs.replace(".conv_offset.", ".offset.")
+        stem = re.fullmatch(r"stem\.(\d)\.(.+)", rest)  # of Res2Net; ends in what is the first norm of others
+        place = rest if not stem else f"bn1.{stem[2]}" if stem[1] == "7" else f"conv1.{stem[1]}.{stem[2]}"
+        return f"backbone.{place}".replace(".conv_offset.", ".offset.")
     if part == "neck":
         return _of_neck(rest, recipe)
     return _of_head(rest, recipe) if part == "bbox_head" else None
@@ -333,5 +363,5 @@ def _count(state: State, pattern: str) -> int:
 
 
 def _yaml(value: Any) -> str:
-    """A value as an override says it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as an override says it: JSON, which is YAML."""
+    return json.dumps(value)
