@@ -281,7 +281,6 @@ NETWORKS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_compute_the_same_elsewhere(tmp_path, name):
     needs(*ONNX)

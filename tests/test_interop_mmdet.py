@@ -15,7 +15,9 @@ from qrepro import cli
 from qrepro.boxes import clip
 from qrepro.cli.options import choose
 from qrepro.engine.checkpoint import restore_detector
+from qrepro.engine.pictures import open_split
 from qrepro.interop.config import read_config
+from qrepro.interop.importing import class_names
 from qrepro.interop.mmdet import convert, recognised, ssd_sizes
 from qrepro.interop.zoo import Published
 from qrepro.quality import Rule, fuse
@@ -495,7 +497,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
         read_config("model = dict(")
 
 
-def small(path, classes=2, **more):
+def small(path, classes=2, names=None, **more):
     """A RetinaNet of depth 18, as MMDetection saves it."""
     shapes = {"backbone.conv1.weight": (64, 3, 7, 7), "backbone.bn1.weight": (64,)}
     norms = ("weight", "bias", "running_mean", "running_var")
@@ -516,7 +518,11 @@ def small(path, classes=2, **more):
             shapes[f"neck.{kind}_convs.{i}.conv.weight"] = (256, width, kernel, kernel)
             shapes[f"neck.{kind}_convs.{i}.conv.bias"] = (256,)
     shapes |= {**towers(4, norm=False), **layer("retina_cls", 9 * classes), **layer("retina_reg", 36)}
-    meta = {"mmdet_version": "2.25.0", "config": "img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)"}
+    meta = {
+        "CLASSES": names,
+        "mmdet_version": "2.25.0",
+        "config": "img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)",
+    }
     torch.save({"meta": meta, "state_dict": state_of(shapes), **more}, path)
 
 
@@ -575,6 +581,27 @@ def test_a_published_detector_is_evaluated_in_one_command(tmp_path, capsys, monk
     assert {"class", "oracle-product"} <= rules.keys()
     last = out.strip().splitlines()[-3:]
     assert any("small_r18" in line and "31.7" in line for line in last), out
+
+
+def test_names_of_classes_decide_what_data_fits(tmp_path, capsys, shapes):
+    """MMDetection 2 calls them CLASSES, 3 has them in dataset_meta; data of another order are refused."""
+    names = ["disc", "square", "triangle", "ring", "star", "cross"]
+    assert class_names({"dataset_meta": {"classes": ("a", "b")}}) == ["a", "b"]
+    assert class_names({"dataset_meta": {"CLASSES": ["a"]}, "config": ""}) == ["a"] and class_names({}) == []
+    assert class_names({"CLASSES": None}) == class_names({"CLASSES": "person"}) == class_names({"CLASSES": [1]}) == []
+    for order, fits in ((names, True), (names[::-1], False)):
+        small(tmp_path / "theirs.pth", classes=6, names=order)
+        run = tmp_path / f"run{fits}"
+        assert main(["import", str(tmp_path / "theirs.pth"), "--out", str(run)], capsys)[0] == 0
+        choice = choose(str(run))
+        assert choice.recipe.data.classes == order
+        data = choice.recipe.data.model_copy(update={"eval": "val"})
+        recipe = choice.recipe.model_copy(update={"data": data})
+        if fits:
+            assert list(open_split(recipe, shapes, "val").classes) == names
+        else:
+            with pytest.raises(ValueError, match=r"has classes disc, .*, asked for: cross, star"):
+                open_split(recipe, shapes, "val")
 
 
 def main(arguments, capsys):

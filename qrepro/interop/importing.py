@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qrepro.engine import checkpoint
 from qrepro.engine.run import Run
 from qrepro.interop.config import read_config
 from qrepro.interop.export import read_exported
 from qrepro.interop.mmdet import Imported, convert
-from qrepro.interop.unpickle import read_foreign
+from qrepro.interop.unpickle import Foreign, read_foreign
 from qrepro.interop.zoo import digest
 
 
@@ -25,12 +27,13 @@ def import_checkpoint(
     run = Run(folder)
     if run.last.exists() and not overwrite:
         raise ValueError(f"{folder}: holds a run already; --overwrite replaces it, --out names another folder")
-    if file.suffix == ".safetensors":
+    foreign = read_foreign(file)
+    if "values" in foreign.meta:  # which `qrepro export` writes
         if recipe or overrides:
             raise ValueError(f"{file}: says itself what it is, --recipe and --set are for files of other projects")
         imported, version = Imported(*read_exported(file), []), ""
     else:
-        imported, version = _converted(file, recipe, overrides)
+        imported, version = _converted(file, foreign, recipe, overrides)
     made = imported.recipe
     content = {
         "recipe": made.name,
@@ -50,15 +53,23 @@ def import_checkpoint(
     return imported
 
 
-def _converted(file: Path, recipe: str | None, overrides: list[str] | None) -> tuple[Imported, str]:
+def _converted(file: Path, foreign: Foreign, recipe: str | None, overrides: list[str] | None) -> tuple[Imported, str]:
     """A checkpoint of another project, and the version of MMDetection that wrote it."""
-    foreign = read_foreign(file)
     meta = foreign.meta
     text, version = meta.get("config") or meta.get("cfg") or "", str(meta.get("mmdet_version") or "")
     try:
         config = read_config(text) if isinstance(text, str) else {}
-        imported = convert(foreign.state, config, version, recipe, overrides)
+        imported = convert(foreign.state, config, version, recipe, overrides, class_names(meta))
     except ValueError as error:
         raise ValueError(f"checkpoint {file}: {error}") from error
     imported.left.extend(foreign.left)
     return imported, version
+
+
+def class_names(meta: Mapping[str, Any]) -> list[str]:
+    """Names of classes in the order of the outputs, empty where a file names none (MMDetection 2 and 3 do)."""
+    dataset = meta.get("dataset_meta")
+    names = meta.get("CLASSES") or (
+        dataset.get("classes") or dataset.get("CLASSES") if isinstance(dataset, dict) else None
+    )
+    return list(names) if isinstance(names, tuple | list) and all(isinstance(name, str) for name in names) else []

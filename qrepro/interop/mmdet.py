@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,16 +74,24 @@ class Imported:
 
 
 def convert(
-    state: State, config: Values, version: str = "", recipe: str | None = None, overrides: list[str] | None = None
+    state: State,
+    config: Values,
+    version: str = "",
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    classes: Sequence[str] = (),
 ) -> Imported:
     """A detector of another project as a recipe with weights.
 
     config: the model's configuration, empty where the file has none; version: of MMDetection that trained it; recipe:
-    which recipe it is, in place of the recognised one; overrides: of its values.
+    which recipe it is, in place of the recognised one; overrides: of its values; classes: names in the order of the
+    outputs where the file has them, so that evaluation refuses data of another order.
     Raises `ValueError` where the head is unknown, or a parameter of the recipe's network has no entry of its shape.
     """
     state = _renewed(state)
     changes = {**_from_shapes(state), **_from_config(config, state), **_candidates(version)}
+    if len(classes) == changes.get("data.classes"):
+        changes["data.classes"] = list(classes)
     name = recipe or recognised(state)
     words = [f"{key}={_yaml(value)}" for key, value in changes.items()]
     found = resolve(name, "coco", [*words, *(overrides or [])])
