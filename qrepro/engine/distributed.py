@@ -20,6 +20,13 @@ class Place:
     device: torch.device
 
     @property
+    def name(self) -> str:
+        """What the device is, such as `NVIDIA H200` or `CPU, 2 threads`."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"CPU, {torch.get_num_threads()} threads"
+
+    @property
     def first(self) -> bool:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0

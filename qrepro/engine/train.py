@@ -75,7 +75,8 @@ def train(
             run.path.mkdir(parents=True, exist_ok=True)
             run.cut_log(state.step)
             parameters = sum(p.numel() for p in state.model.parameters())
-            run.write_card(recipe, seed, steps=plan.total, parameters=parameters, lr=plan.lr, processes=place.world)
+            about = {"parameters": parameters, "lr": plan.lr, "processes": place.world, "device": place.name}
+            run.write_card(recipe, seed, steps=plan.total, **about)
         steps = Steps(groups, recipe.schedule.batch, state.step, plan.total, seed, place.rank, place.world)
         batches = loader(pictures, steps, recipe.image.pad, workers, place.device.type == "cuda")
         loop = Loop(

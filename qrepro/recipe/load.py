@@ -13,6 +13,7 @@ from qrepro.recipe.parts import explain, nearest
 from qrepro.recipe.schema import Recipe
 
 FRAGMENTS = ("profiles", "parts")  # folders that hold pieces of recipes, not recipes
+SHEETS = ("paper", "claims")  # files beside the recipes of a paper: what it is, and what it claims
 
 
 def recipe_root() -> Path:
@@ -26,7 +27,7 @@ def names(paper: str | None = None) -> list[str]:
     """Names of all recipes, such as `iou_aware/grad_r50`, or of one paper's."""
     root = recipe_root()
     found = sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.glob("*/*.yaml"))
-    found = [n for n in found if n.split("/")[0] not in FRAGMENTS]
+    found = [n for n in found if n.split("/")[0] not in FRAGMENTS and n.split("/")[1] not in SHEETS]
     if paper is None:
         return found
     papers = {n.split("/")[0] for n in found}
