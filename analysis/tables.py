@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from analysis.sizes import SIZES, size_note
 from analysis.summary import score_correlation
 from analysis.voc import voc_rows
 
-TRACES = ["recipe", "overrides", "rule", "profile", "seeds", "hash", "commit", "images"]
+GIVEN = ("recipe", "overrides", "rule")
+TRACES = [*GIVEN, "profile", "seeds", "hash", "commit", "device", "date", "split", "images", "stale"]
 MEASURED, SPREAD = "_measured", "_sd"
 MISSING = "–"
 _NUMBER = r"[-+]?\d[\d.]*(?:e[-+]?\d+)?%?"
@@ -55,33 +56,37 @@ def metric_columns(columns: Sequence[str]) -> list[str]:
     return [name for name in columns if _is_percent(name) or name in _OTHERS]
 
 
-def regenerate(printed: pd.DataFrame, runs: Mapping[tuple[str, str], Sequence[Run]]) -> pd.DataFrame:
+def regenerate(
+    printed: pd.DataFrame, runs: Mapping[str, Sequence[Run]], profile: str = "", stale: Collection[str] = ()
+) -> pd.DataFrame:
     """Put measured values beside the printed ones.
 
-    printed: a paper's table of strings: row, origin, settings, metrics, and of TRACES recipe, overrides, rule, profile.
-    runs: finished runs, one per seed, by (row, profile). Runs that were not evaluated by the rule of the row are left
-        out; with none left, the row counts as not run.
-    Returns one line per (row, profile with runs), or one line for a row without: row, origin, settings; per metric the
-        printed string, `<metric>_measured` (mean over seeds) and `<metric>_sd` (standard deviation over seeds, n - 1;
-        empty for one seed); TRACES. Unit: percent for the AP and AR families, the value itself for PCC, millions for
-        params_m. PCC is that of the true IoU with the score of the true class by the rule of the row, over all
-        positives (GFLv2, table 6). mAP... is VOC's, whatever the data set, of the stored detections: see VOC_NOTE.
+    printed: a paper's table of strings: row, origin, settings, metrics, and of TRACES recipe, overrides, rule.
+    runs: finished runs, one per seed, by row, all of one profile. Runs that were not evaluated by the rule of the row
+        are left out; with none left, the row counts as not run.
+    profile: what the runs were trained on, for the trace.   stale: rows whose runs are of an earlier recipe.
+    Returns one line per row: row, origin, settings; per metric the printed string, `<metric>_measured` (mean over
+        seeds) and `<metric>_sd` (standard deviation over seeds, n - 1; empty for one seed); and TRACES: of every
+        measured value in the line recipe, overrides, rule, profile, seeds, hash, commit, device and date of the
+        training, split and number of images, and "stale". Unit: percent for the AP and AR families, the value itself
+        for PCC, millions for params_m. PCC is that of the true IoU with the score of the true class by the rule of the
+        row, over all positives (GFLv2, table 6). mAP... is VOC's, whatever the data set, of the stored detections: see
+        VOC_NOTE. The same runs give the same frame: nothing of here and now is in it.
     """
     if "row" not in printed:
         raise ValueError(f"printed table: column 'row' is missing; present: {', '.join(printed.columns)}")
     if printed["row"].duplicated().any():
         raise ValueError(f"printed table: row {printed['row'][printed['row'].duplicated()].iloc[0]!r} occurs twice")
-    unknown = sorted({row for row, _ in runs} - set(printed["row"]))
+    unknown = sorted(set(runs) - set(printed["row"]))
     if unknown:
         raise ValueError(f"runs are given for row {unknown[0]!r}; the table has {', '.join(printed['row'])}")
     metrics = metric_columns([str(name) for name in printed if name not in TRACES])
     lines: list[dict[str, Any]] = []
     for values in printed.to_dict("records"):
         record = {str(name): value for name, value in values.items()}
-        given = [(profile, list(some)) for (row, profile), some in runs.items() if row == record["row"]]
-        usable = [(profile, _with_rule(some, record)) for profile, some in sorted(given)]
-        usable = [(profile, some) for profile, some in usable if some] or [("", [])]
-        lines += [_line(record, metrics, profile, some) for profile, some in usable]
+        some = runs.get(record["row"], ())
+        usable = _with_rule(some, record) if some else []
+        lines.append(_line(record, metrics, usable, profile, "stale" if record["row"] in stale else ""))
     return pd.DataFrame(lines)
 
 
@@ -94,8 +99,8 @@ def display(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame as text for reading: numbers rounded, metrics of a regenerated table as "printed / measured ± sd".
 
     AP and AR have one decimal, other floats three. In a regenerated table the profile stands beside the row, so that a
-    measured value is not taken for one on the paper's data; columns that are empty throughout are left out, and hashes
-    are cut to seven characters.
+    measured value is not taken for one on the paper's data, and so does "stale"; columns that are empty throughout are
+    left out, and hashes are cut to seven characters.
     """
     merged = [str(name).removesuffix(MEASURED) for name in frame if str(name).endswith(MEASURED)]
     shown: dict[str, list[str]] = {}
@@ -109,7 +114,7 @@ def display(frame: pd.DataFrame) -> pd.DataFrame:
         for name in ("hash", "commit"):
             if name in shown:
                 shown[name] = [" ".join(part[:7] for part in cell.split()) for cell in shown[name]]
-        order = [name for name in ("row", "profile", "seeds") if name in shown]
+        order = [name for name in ("row", "stale", "profile", "seeds") if name in shown]
         shown = {name: shown[name] for name in dict.fromkeys([*order, *shown]) if any(shown[name])}
     return pd.DataFrame(shown, dtype=str)
 
@@ -124,7 +129,7 @@ def markdown(frame: pd.DataFrame, title: str = "", notes: Sequence[str] = ()) ->
     notes = list(notes)
     if any(str(name).endswith(MEASURED) for name in frame):
         parts.append(
-            "Cells are *printed / measured*: the paper's value, then ours on the profile of the line (mean over seeds, "
+            "Cells are *printed / measured*: the paper's value, then ours on the table's profile (mean over seeds, "
             f"± standard deviation where there are several); {MISSING} where there is none. AP and AR in percent."
         )
         missing = missing_rows(frame)
@@ -223,7 +228,9 @@ def _same_rule(names: Iterable[str], rule: str) -> str | None:
     return next((name for name in names if repr(parse_rule(name)) == meant), None)
 
 
-def _line(record: Mapping[str, Any], metrics: Sequence[str], profile: str, runs: Sequence[Run]) -> dict[str, Any]:
+def _line(
+    record: Mapping[str, Any], metrics: Sequence[str], runs: Sequence[Run], profile: str, stale: str
+) -> dict[str, Any]:
     """One line of the tidy frame."""
     line: dict[str, Any] = {}
     measured = [_measured(run, record["rule"], metrics) for run in runs]
@@ -235,15 +242,29 @@ def _line(record: Mapping[str, Any], metrics: Sequence[str], profile: str, runs:
             values = np.array([some[name] for some in measured])
             line[name + MEASURED] = float(values.mean()) if len(values) else math.nan
             line[name + SPREAD] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    texts = {name: _unique(run.info.get(name, "") for run in runs) for name in ("hash", "commit")}
-    images = _unique(run.metrics["images"] for run in runs)
-    given = {name: record.get(name, "") for name in ("recipe", "overrides", "rule")}
-    return line | given | {"profile": profile, "seeds": _unique(run.seed for run in runs)} | texts | {"images": images}
+    given = {name: record.get(name, "") for name in GIVEN}
+    return line | given | _trace(runs, profile, stale)
 
 
-def _unique(values: Any) -> str:
-    """Different values in their order, separated by spaces."""
-    return " ".join(dict.fromkeys(map(str, values)))
+def _trace(runs: Sequence[Run], profile: str, stale: str) -> dict[str, str]:
+    """Where the measured values of a line come from; empty without runs."""
+    infos = [run.info for run in runs]
+    return {
+        "profile": profile if runs else "",
+        "seeds": _unique(run.seed for run in runs),
+        "hash": _unique(info.get("hash", "") for info in infos),
+        "commit": _unique(info.get("commit", "") for info in infos),
+        "device": _unique((info.get("device", "") for info in infos), "; "),
+        "date": _unique(sorted(str(info.get("created", ""))[:10] for info in infos)),
+        "split": _unique(run.metrics["split"] for run in runs),
+        "images": _unique(run.metrics["images"] for run in runs),
+        "stale": stale if runs else "",
+    }
+
+
+def _unique(values: Iterable[Any], between: str = " ") -> str:
+    """Different values in their order."""
+    return between.join(dict.fromkeys(text for text in map(str, values) if text))
 
 
 def _is_percent(name: str) -> bool:

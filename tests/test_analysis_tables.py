@@ -56,9 +56,11 @@ def test_metrics_are_told_from_settings(printed):
 
 
 def test_two_seeds_one_seed_and_none(tmp_path, printed):
-    plain = [make_run(tmp_path / "plain", s, {"class": {"AP": 30.0 + s, "AP50": 50.0, "APS": 1.0}}) for s in (4, 0)]
+    metrics = {"AP50": 50.0, "APS": 1.0}
+    about = {s: {"device": "CPU, 2 threads", "created": f"2026-11-2{s // 4}T10:00:00+00:00"} for s in (4, 0)}
+    plain = [make_run(tmp_path / "plain", s, {"class": {"AP": 30.0 + s, **metrics}}, about[s]) for s in (4, 0)]
     aware = make_run(tmp_path / "aware", 0, {"power-0.50": {"AP": 33.25, "AP50": 52.0}}, {"parameters": 36_330_000})
-    frame = regenerate(printed, {("plain", "shapes"): plain, ("aware", "bccd"): [aware]})
+    frame = regenerate(printed, {"plain": plain, "aware": [aware]}, "shapes", ["aware"])
     assert frame["row"].tolist() == ["cited", "plain", "aware"]
     cited, baseline, measured = frame.to_dict("records")
     assert cited["AP"] == "28.80" and pd.isna(cited["AP_measured"]) and cited["seeds"] == "" and cited["profile"] == ""
@@ -69,28 +71,35 @@ def test_two_seeds_one_seed_and_none(tmp_path, printed):
     assert measured["AP_measured"] == 33.25 and pd.isna(measured["AP_sd"]) and pd.isna(measured["APS_measured"])
     assert measured["PCC_measured"] == pytest.approx(1) and measured["params_m_measured"] == pytest.approx(36.33)
     assert measured["fps"] == "9" and measured["overrides"] == "alpha=0.5"
+    assert (baseline["stale"], measured["stale"], cited["stale"]) == ("", "stale", "")
+    assert (baseline["device"], baseline["date"], baseline["split"]) == (
+        "CPU, 2 threads",
+        "2026-11-20 2026-11-21",
+        "val",
+    )
     assert missing_rows(frame) == []
 
 
-def test_a_row_has_one_line_per_profile_and_missing_rows_are_named(tmp_path, printed):
-    runs = {("plain", p): [make_run(tmp_path / p, 0, {"class": {"AP": 1.0}})] for p in ("voc", "bccd")}
-    frame = regenerate(printed, runs)
-    assert list(zip(frame["row"], frame["profile"], strict=True)) == [
-        ("cited", ""), ("plain", "bccd"), ("plain", "voc"), ("aware", ""),
-    ]  # fmt: skip
+def test_the_same_runs_give_the_same_bytes_and_missing_rows_are_named(tmp_path, printed):
+    runs = {"plain": [make_run(tmp_path, 0, {"class": {"AP": 100 / 3}})]}
+    frame = regenerate(printed, runs, "bccd")
+    assert list(zip(frame["row"], frame["profile"], strict=True)) == [("cited", ""), ("plain", "bccd"), ("aware", "")]
     assert missing_rows(frame) == ["aware"]
+    again = regenerate(printed, {"plain": [load_run(tmp_path / "seed0")]}, "bccd")
+    for one, other, write in (("a.csv", "b.csv", write_csv), ("a.md", "b.md", write_markdown)):
+        assert write(frame, tmp_path / one).read_bytes() == write(again, tmp_path / other).read_bytes()
 
 
 def test_runs_without_the_rule_or_evaluation_do_not_count(tmp_path, printed):
     other = make_run(tmp_path / "a", 0, {"product": {"AP": 1.0}})
     waiting = make_run(tmp_path / "b", 0, None)
-    frame = regenerate(printed, {("plain", "shapes"): [other, waiting]})
+    frame = regenerate(printed, {"plain": [other, waiting]})
     assert frame["seeds"].tolist() == ["", "", ""] and missing_rows(frame) == ["plain", "aware"]
 
 
 def test_no_pcc_by_a_rule_that_needs_an_estimate_without_one(tmp_path, printed):
     run = make_run(tmp_path, 0, {"power-0.5": {"AP": 1.0}}, quality=(float("nan"),) * 3)
-    assert pd.isna(regenerate(printed, {("aware", "x"): [run]})["PCC_measured"]).all()
+    assert pd.isna(regenerate(printed, {"aware": [run]})["PCC_measured"]).all()
 
 
 VOC_TABLE = """row,mAP,mAPS,mAPM,mAPL,mAP50,mAP60,mAP80,recipe,rule
@@ -125,7 +134,7 @@ def test_map_columns_are_vocs_of_the_detections_by_the_rule_of_the_row(tmp_path)
     S: its one truth found. M: a miss, then its one truth found.
     """
     (tmp_path / "table1.csv").write_text(VOC_TABLE)
-    frame = regenerate(read_table(tmp_path / "table1.csv"), {("ours", "voc"): [voc_run(tmp_path)]})
+    frame = regenerate(read_table(tmp_path / "table1.csv"), {"ours": [voc_run(tmp_path)]})
     ours, theirs = frame.to_dict("records")
     both, one = 100 * (6 + 5 * 2 / 3) / 11, 100 * 6 / 11 / 3
     expected = {"mAP": both, "mAPS": 100, "mAPM": 50, "mAP50": both, "mAP60": both, "mAP80": one}
@@ -142,17 +151,17 @@ def test_map_columns_are_vocs_of_the_detections_by_the_rule_of_the_row(tmp_path)
 
 def test_no_map_without_stored_detections_and_no_note_where_no_column_is_vocs(tmp_path, printed):
     run = make_run(tmp_path, 0, {"class": {"AP": 1.0}})
-    frame = regenerate(printed.assign(mAP="80.0"), {("plain", "x"): [run]})
+    frame = regenerate(printed.assign(mAP="80.0"), {"plain": [run]})
     assert pd.isna(frame["mAP_measured"]).all() and frame["AP_measured"][1] == 1
-    assert "VOC" not in markdown(regenerate(printed, {("plain", "x"): [run]}))
+    assert "VOC" not in markdown(regenerate(printed, {"plain": [run]}))
 
 
 def test_contradictions_are_refused(tmp_path, printed):
     twice = [make_run(tmp_path / name, 0, {"class": {"AP": 1.0}}) for name in ("a", "b")]
     for table, runs, message in (
-        (printed, {("plain", "x"): twice}, "row 'plain': two runs of one seed"),
-        (printed, {("other", "x"): twice[:1]}, "row 'other'; the table has cited, plain, aware"),
-        (printed, {("cited", "x"): twice[:1]}, "row 'cited' has runs but its rule is empty"),
+        (printed, {"plain": twice}, "row 'plain': two runs of one seed"),
+        (printed, {"other": twice[:1]}, "row 'other'; the table has cited, plain, aware"),
+        (printed, {"cited": twice[:1]}, "row 'cited' has runs but its rule is empty"),
         (pd.concat([printed, printed]), {}, "row 'cited' occurs twice"),
         (printed.drop(columns="row"), {}, "column 'row' is missing"),
     ):
@@ -164,7 +173,7 @@ def test_contradictions_are_refused(tmp_path, printed):
 
 def test_markdown_shows_printed_beside_measured_in_aligned_columns(tmp_path, printed):
     runs = [make_run(tmp_path, s, {"class": {"AP": 30.0 + s, "AP50": 50.0}}) for s in (0, 1)]
-    text = markdown(regenerate(printed, {("plain", "shapes"): runs}), "Table 9", ["batch 8 instead of 16"])
+    text = markdown(regenerate(printed, {"plain": runs}, "shapes"), "Table 9", ["batch 8 instead of 16"])
     lines = text.splitlines()
     assert lines[0] == "# Table 9" and "*printed / measured*" in lines[2]
     table = [line for line in lines if line.startswith("|")]
@@ -189,7 +198,7 @@ def test_markdown_shows_printed_beside_measured_in_aligned_columns(tmp_path, pri
 
 def test_csv_keeps_what_was_printed_and_full_precision_and_reads_back(tmp_path, printed):
     run = make_run(tmp_path, 0, {"class": {"AP": 100 / 3}})
-    frame = regenerate(printed, {("plain", "shapes"): [run]})
+    frame = regenerate(printed, {"plain": [run]})
     path = write_csv(frame, tmp_path / "out/table9.csv")
     again = read_table(path)
     assert again["AP_measured"][1] == 100 / 3 and again["AP"].tolist() == ["28.80", "35.6", "37.3"]

@@ -10,11 +10,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from analysis.tables import read_table
 from qrepro.cli import main
 from qrepro.cli.evaluate import asked_rules
 from qrepro.cli.options import choose, numbers
-from qrepro.cli.reproduce import carry_out, plan
-from qrepro.cli.tables import table_files
+from qrepro.cli.reproduce import carry_out, duration, pairs, plan
+from qrepro.cli.rows import Setting, table_files
+from qrepro.cli.train import train_choice
+from qrepro.recipe.load import profiles
 from test_train import TINY
 
 SETTINGS = [part for change in TINY for part in ("--set", change)]
@@ -145,11 +148,30 @@ def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_p
     rules = {"power-0.4": {"AP": 41.28, "AP50": 60.0}}
     (made.path / "metrics.json").write_text(json.dumps({"split": "val", "images": 6, "rules": rules}))
     assert run(capsys, "tables", "iou_aware/table4", "--results", results)[0] == 0
-    frame = pd.read_csv(results / "tables" / "iou_aware" / "table4.csv", dtype=str, keep_default_na=False)
+    own = pd.read_csv(results / "tables" / "iou_aware" / "table4.csv", dtype=str, keep_default_na=False)
+    assert set(own["AP_measured"]) == {""}  # profiles are never mixed in one column
+    small = results / "tables" / "iou_aware" / "table4-shapes"
+    frame = pd.read_csv(f"{small}.csv", dtype=str, keep_default_na=False)
     row = frame[frame["row"] == "alpha-0.4"].iloc[0]
     assert (row["AP"], float(row["AP_measured"]), row["profile"], row["hash"]) == ("36.1", 41.28, "shapes", recipe.hash)
     assert set(frame[frame["row"] != "alpha-0.4"]["AP_measured"]) == {""}
-    assert "36.1 / 41.3" in (results / "tables" / "iou_aware" / "table4.md").read_text()
+    assert row["stale"] == "" and row["date"] == json.loads(made.card.read_text())["created"][:10]
+    text = Path(f"{small}.md").read_text()
+    assert "36.1 / 41.3" in text and text.startswith("# IoU-aware") and "(shapes)" in text.splitlines()[0]
+    made.card.write_text(made.card.read_text().replace(recipe.hash, "0123456789ab"))  # as if the recipe had changed
+    assert run(capsys, "tables", "iou_aware/table4", "--results", results)[0] == 0
+    frame = pd.read_csv(f"{small}.csv", dtype=str, keep_default_na=False)
+    assert frame["stale"][frame["row"] == "alpha-0.4"].tolist() == ["stale"]
+    assert (
+        f"alpha-0.4 is stale: its recipe has changed since (it is {recipe.hash} now)" in Path(f"{small}.md").read_text()
+    )
+
+
+def test_printed_values_of_test_dev_are_said_to_be(capsys, tmp_path):
+    assert run(capsys, "tables", "gfl/table4", "--results", tmp_path)[0] == 0
+    assert "printed values are of test-dev" in (tmp_path / "tables" / "gfl" / "table4.md").read_text()
+    assert run(capsys, "tables", "gfl/table3", "--results", tmp_path)[0] == 0
+    assert "test-dev" not in (tmp_path / "tables" / "gfl" / "table3.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -335,16 +357,16 @@ def test_listing_commands_print_json(capsys, data):
 
 
 def test_the_plan_of_a_table_has_each_model_once(tmp_path):
-    trainings = plan(table_files("vfnet/oracle"), "shapes", [], [0, 1], None, tmp_path)
+    trainings = plan(table_files("vfnet/oracle"), Setting("shapes"), [], [0, 1], None, tmp_path)
     assert [(t.choice.recipe.name, t.choice.seed) for t in trainings] == [
         ("vfnet/fcos_atss", 0),
         ("vfnet/fcos_atss", 1),
     ]
     assert len(trainings[0].rows) == len(trainings[0].rules) == 9 and "oracle-class_iou-class" in trainings[0].rules
-    (one,) = plan(table_files("gflv2/table2"), "shapes", ["k4-p64", "k4-p64-again"], [0], None, tmp_path)
-    assert (one.rows, one.rules) == (["k4-p64", "k4-p64-again"], ["product"])
+    (one,) = plan(table_files("gflv2/table2"), Setting("shapes"), ["k4-p64", "k4-p64-again"], [0], None, tmp_path)
+    assert (one.rows, one.rules) == (["table2/k4-p64", "table2/k4-p64-again"], ["product"])
     with pytest.raises(ValueError, match=r"--rows k4-p65: .*did you mean 'k4-p64'"):
-        plan(table_files("gflv2/table2"), "shapes", ["k4-p65"], [0], None, tmp_path)
+        plan(table_files("gflv2/table2"), Setting("shapes"), ["k4-p65"], [0], None, tmp_path)
 
 
 def test_what_a_table_needs_is_done_once_and_rules_are_added(data, tmp_path, capsys):
@@ -359,6 +381,73 @@ def test_what_a_table_needs_is_done_once_and_rules_are_added(data, tmp_path, cap
     carry_out(choice, ["oracle-class-class"])
     assert choice.run.last.stat().st_mtime_ns == first and "already trained" in capsys.readouterr().out
     assert choice.run.rules() == ["oracle-class-class", "product"]
+
+
+def test_every_trained_row_of_every_table_is_planned_in_every_profile(tmp_path):
+    """A smaller backbone makes rows the same training; nothing is lost by that."""
+    files = table_files(None)
+    assert len(files) == 37
+    own = plan(files, Setting(), [], [0], None, tmp_path)
+    assert sum(len(t.rows) for t in own) == 273 and len({t.choice.recipe.hash for t in own}) == len(own)
+    for name in profiles():
+        trainings = plan(files, Setting(name), [], [0], None, tmp_path)
+        assert sum(len(t.rows) for t in trainings) == 273 and len(trainings) <= len(own)
+
+
+def test_reproduce_side_by_side_writes_the_table_and_goes_on_where_it_was(capsys, tmp_path, data):
+    """Two rows of a table in two processes; a row that cannot be trained does not stop the others."""
+    folder = ["--data", data, "--out", tmp_path, "-p", "shapes", *SETTINGS, "--device", "cpu"]
+    two = ["gfl/table3", "--rows", "atss,atss-qfl"]
+    code, out, err = run(capsys, "reproduce", *two, *folder, "--jobs", "2")
+    assert code == 0, err
+    (table,) = (tmp_path / "tables" / "gfl").glob("table3-shapes+*.csv")
+    frame = read_table(table)
+    measured = frame[frame["seeds"] == "0"]
+    assert measured["row"].tolist() == ["atss", "atss-qfl"] and measured["AP_measured"].notna().all()
+    assert all(measured[name].all() for name in ("hash", "commit", "device", "date", "split", "images", "recipe"))
+    assert "2 of 4 trained rows measured" in out
+    before = table.read_bytes()
+    weights = sorted(tmp_path.rglob("last.pt"))
+    assert len(weights) == 2 and len(sorted(tmp_path.rglob("output.txt"))) == 2
+    times = [path.stat().st_mtime_ns for path in weights]
+    code, out, _ = run(capsys, "reproduce", *two, *folder)
+    assert code == 0 and "done" in out
+    assert table.read_bytes() == before and [path.stat().st_mtime_ns for path in weights] == times
+    code, out, _ = run(capsys, "reproduce", *two, *folder, "--dry-run")
+    assert "from the logs of 2 runs on CPU" in out
+
+
+def test_a_training_that_fails_is_named_and_the_others_are_done(capsys, tmp_path, data, monkeypatch):
+    from qrepro.engine.train import Diverged
+
+    real = train_choice
+
+    def sometimes(choice, **options):
+        if choice.recipe.name == "gfl/atss_centerness":
+            raise Diverged("class is nan at step 2")
+        real(choice, **options)
+
+    monkeypatch.setattr("qrepro.cli.train.train_choice", sometimes)
+    arguments = ["gfl/table3", "--rows", "atss,atss-qfl", "-p", "shapes", *SETTINGS, "--data", data, "--out", tmp_path]
+    code, out, err = run(capsys, "reproduce", *arguments)
+    assert code == 1 and "1 of 2 trainings failed, the first is gfl/atss_centerness" in err and "is nan" in err
+    assert "1 of 4 trained rows measured" in out
+
+
+def test_duration():
+    said = {0: "-", float("nan"): "?", 30: "30 s", 100: "1.7 min", 1500: "25 min", 9000: "2.5 h", 4e5: "4.6 days"}
+    assert {seconds: duration(seconds) for seconds in said} == said
+
+
+@pytest.mark.parametrize("text", ["partition", "=a", "a="])
+def test_slurm_options_have_a_form(text):
+    assert pairs(["partition=gpu,gpus_per_node=8", "mem_gb=64"]) == {
+        "partition": "gpu",
+        "gpus_per_node": "8",
+        "mem_gb": "64",
+    }
+    with pytest.raises(ValueError, match="must look like partition=gpu"):
+        pairs([text])
 
 
 def test_reproduce_says_what_it_would_do(capsys, tmp_path):

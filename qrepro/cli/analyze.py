@@ -430,7 +430,7 @@ def speed(
     """AP against time per picture of the models of a printed table (GFLv2, figure 6)."""
     from analysis.figures import printed_speed
     from analysis.tables import read_table
-    from qrepro.cli.tables import table_files
+    from qrepro.cli.rows import table_files
 
     for path in table_files(table):
         name = f"{path.parent.name}-{path.stem}"

@@ -2,68 +2,127 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qrepro.cli import options as o
+from qrepro.cli.rows import Setting, setting, table_files
 
 
 @dataclass(frozen=True)
 class Training:
-    """One model that rows of a table share. rules: that these rows are ranked by; rows: their slugs."""
+    """One model that rows of tables share. rules: that these rows are ranked by; rows: table and slug of each."""
 
     choice: o.Choice
     rules: list[str]
     rows: list[str]
 
+    @property
+    def state(self) -> str:
+        """What is to be done."""
+        run = self.choice.run
+        progress = run.progress(self.choice.recipe, self.choice.seed)
+        if progress != "trained":
+            return {"nothing": "to be trained", "begun": "to be continued"}[progress]
+        return "done" if run.judged() and not set(self.rules) - set(run.rules()) else "to be evaluated"
+
 
 def reproduce(
-    which: Annotated[str, typer.Argument(metavar="PAPER[/TABLE]", help="Such as vfnet/oracle.")],
-    profile: o.Profile = "coco",
+    which: Annotated[
+        str | None,
+        typer.Argument(metavar="[PAPER[/TABLE]]", help="Such as vfnet or vfnet/oracle, or a folder. \\[default: all]"),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", "-p", help="On what: bccd, shapes, coco_mini, ... \\[default: the paper's own]"),
+    ] = None,
     rows: Annotated[list[str] | None, typer.Option("--rows", help="These rows only: A,B; repeatable.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Seeds; repeatable. \\[default: 0]")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, and how long it takes.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings side by side, on the GPUs in turn.")] = 1,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm",
+            help="Submit a job a training: partition=P,gpus_per_node=8,tasks_per_node=8,timeout_min=1440, ... as "
+            "submitit knows them; cluster=local tries it without Slurm. Repeatable.",
+        ),
+    ] = None,
+    overrides: o.Overrides = None,
+    steps: o.Steps = None,
     data: o.DataDir = None,
     device: o.Device = None,
     workers: o.Workers = None,
     out: o.Out = o.RESULTS,
 ) -> None:
-    """Train and evaluate what a table's rows need and is not there yet, and write the table.
+    """Train and evaluate what the rows of tables need and is not there yet, and write the tables.
 
-    Rows that share a model share its training; a stopped training is continued.
+    Rows that share a model share its training; a stopped training is continued; a failed one does not stop the others.
     """
     from qrepro.cli import show
-    from qrepro.cli.tables import table_files, write_tables
+    from qrepro.cli.tables import write_tables
+    from qrepro.engine.jobs import Failed, Job, in_turn, on_slurm, side_by_side
 
     wanted = [name for text in rows or [] for name in text.split(",")]
-    trainings = plan(table_files(which), profile, wanted, seed or [0], data, out)
-    state = [{"training": t.choice.run.path, "rows": ", ".join(t.rows), "state": _state(t)} for t in trainings]
-    show.table([{**entry, "training": str(entry["training"])} for entry in state], f"{which} on {profile}")
+    options = pairs(slurm or [])
+    asked = setting(profile, overrides, steps)
+    trainings = plan(table_files(which), asked, wanted, seed or [0], data, out)
+    _say_plan(trainings, f"{which or 'all papers'} on {asked.label}", device, out)
     if dry_run:
         return
-    for training in trainings:
-        carry_out(training.choice, training.rules, device=device, workers=workers)
-    for path, measured, count in write_tables(which, [profile], "both", out, out / "tables"):
-        typer.echo(f"{path}: {measured} of {count} trained rows measured")
+    todo = [
+        Job(_name(t, out), partial(_carry_out, t, workers), t.choice.run.path / "output.txt")
+        for t in trainings
+        if t.state != "done"
+    ]
+    if options:
+        errors = on_slurm(todo, out / "jobs", options, typer.echo)
+    elif jobs > 1:
+        errors = side_by_side(todo, jobs, device, typer.echo)
+    else:
+        errors = in_turn(todo, device, typer.echo)
+    for written in write_tables(which, [asked], "both", out, out / "tables"):
+        show.console.print(str(written), soft_wrap=True, highlight=False)
+    if errors:
+        name, reason = next(iter(errors.items()))
+        raise Failed(f"{len(errors)} of {len(todo)} trainings failed, the first is {name}: {reason}")
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Options of `--slurm key=value,key=value`."""
+    found = {}
+    for part in (part for text in texts for part in text.split(",")):
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise ValueError(f"--slurm {part}: must look like partition=gpu,gpus_per_node=8")
+        found[key.strip()] = value.strip()
+    return found
 
 
 def plan(
-    files: list[Path],
-    profile: str,
-    wanted: list[str],
-    seeds: list[int],
-    data: Path | None,
-    out: Path,
+    files: list[Path], asked: Setting, wanted: list[str], seeds: list[int], data: Path | None, out: Path
 ) -> list[Training]:
     """The different trainings behind the rows of some tables, all rows for none wanted, in the order of these."""
     from analysis.tables import read_table
+    from qrepro.engine.run import Run, folder
     from qrepro.quality import Rule
     from qrepro.recipe.parts import nearest
 
-    rows = [row for file in files for row in read_table(file).to_dict("records") if row["recipe"]]
+    rows = [
+        {**row, "place": f"{file.stem}/{row['row']}"}
+        for file in files
+        for row in read_table(file).to_dict("records")
+        if row["recipe"]
+    ]
     known = [row["row"] for row in rows]
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"--rows {unknown[0]}: no row that was trained{nearest(unknown[0], known)}")
@@ -71,12 +130,14 @@ def plan(
     for row in rows:
         if wanted and row["row"] not in wanted:
             continue
+        recipe = asked.recipe(row)
         for seed in seeds:
-            choice = o.choose(row["recipe"], profile, row["overrides"].split(), None, seed, data, out)
-            training = found.setdefault((choice.recipe.hash, seed), Training(choice, [], []))
+            place = o.data_folder(recipe.data.name, data)
+            choice = o.Choice(recipe, Run(folder(out, recipe, seed)), place, seed)
+            training = found.setdefault((recipe.hash, seed), Training(choice, [], []))
             rule = Rule.parse(row["rule"]).name
             training.rules.extend([rule] if rule not in training.rules else [])
-            training.rows.append(row["row"])
+            training.rows.append(row["place"])
     return list(found.values())
 
 
@@ -92,15 +153,62 @@ def carry_out(choice: o.Choice, rules: list[str], *, device: str | None = None, 
     else:
         resume = progress == "begun"
         train_choice(choice, resume=resume, overwrite=not resume, device=device, workers=workers)
+    if os.environ.get("RANK", "0") != "0":
+        return  # of a training in several processes the first one evaluates
     there = choice.run.rules() if choice.run.judged() else []
     if set(rules) - set(there):
         evaluate_choice(choice, names=list(dict.fromkeys([*rules, *there])), device=device, workers=workers)
 
 
-def _state(training: Training) -> str:
-    """What is to be done."""
-    run = training.choice.run
-    progress = run.progress(training.choice.recipe, training.choice.seed)
-    if progress != "trained":
-        return {"nothing": "to be trained", "begun": "to be continued"}[progress]
-    return "done" if run.judged() and not set(training.rules) - set(run.rules()) else "to be evaluated"
+def _carry_out(training: Training, workers: int | None, device: str | None) -> None:
+    """A training as a job."""
+    carry_out(training.choice, training.rules, device=device, workers=workers)
+
+
+def _name(training: Training, out: Path) -> str:
+    """What a training is called: its folder of results."""
+    path = training.choice.run.path
+    return (path.relative_to(out) if path.is_relative_to(out) else path).as_posix()
+
+
+def _say_plan(trainings: Sequence[Training], title: str, device: str | None, out: Path) -> None:
+    """Print what is to be done, and how long it will take."""
+    from qrepro.cli import show
+    from qrepro.engine.cost import measured, steps
+    from qrepro.engine.distributed import Place, pick
+
+    place = Place(0, 1, pick(device))
+    speeds = measured([card.parent for card in sorted(out.rglob("run.json"))], place.device, place.name)
+    rows, seconds = [], 0.0
+    for training in trainings:
+        recipe, state = training.choice.recipe, training.state
+        took = speeds.seconds(recipe) if state.startswith("to be t") or state == "to be continued" else 0.0
+        seconds += took
+        rows.append(
+            {
+                "training": _name(training, out),
+                "rows": ", ".join(training.rows),
+                "rules": str(len(training.rules)),
+                "state": state,
+                "steps": str(steps(recipe) or "?"),
+                "batch": str(recipe.schedule.batch),
+                "time": duration(took),
+            }
+        )
+    show.table(rows, title)
+    count = sum(len(training.rows) for training in trainings)
+    show.console.print(
+        f"{len(trainings)} trainings for {count} rows; {duration(seconds)} one after another on one device "
+        f"({speeds.source}; what is begun is counted whole)",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Time as a person says it, in two digits or more; a dash for none."""
+    if not seconds or math.isnan(seconds):
+        return "?" if seconds else "-"
+    units = [(1, "s"), (60, "min"), (3600, "h"), (86_400, "days"), (365 * 86_400, "years")]
+    size, name = next((unit for unit in reversed(units) if seconds >= 1.5 * unit[0]), units[0])
+    return f"{seconds / size:.{int(seconds < 10 * size)}f} {name}"

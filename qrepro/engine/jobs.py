@@ -1,0 +1,244 @@
+"""Many trainings: one after another, side by side on this machine, or as jobs of a Slurm cluster.
+
+A job is a call that takes up its own work where it was left: so a job that was killed, pre-empted or interrupted is
+simply called again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qrepro.engine.interrupt import stoppable
+
+Report = Callable[[str], None]
+SHARED = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "cluster")
+
+
+class Failed(RuntimeError):
+    """Some jobs ended in an error; all others were done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work. call: with the name of a device, or None for the default one; log: file of its output."""
+
+    name: str
+    call: Callable[[str | None], None]
+    log: Path
+
+
+def in_turn(jobs: Sequence[Job], device: str | None, report: Report) -> dict[str, str]:
+    """Do jobs one after another in this process; returns the errors of those that failed, by name.
+
+    Wrong input (`ValueError`, a missing file) and a signal end all.
+    """
+    from qrepro.engine.train import Stopped
+
+    errors: dict[str, str] = {}
+    for number, job in enumerate(jobs, start=1):
+        report(f"[{number}/{len(jobs)}] {job.name}")
+        try:
+            job.call(device)
+        except Stopped:
+            raise
+        except (RuntimeError, MemoryError) as error:  # this one diverged, or is too large; the next need not
+            errors[job.name] = str(error) or type(error).__name__
+            report(f"{job.name}: failed: {errors[job.name]}")
+    return errors
+
+
+def side_by_side(jobs: Sequence[Job], at_once: int, device: str | None, report: Report) -> dict[str, str]:
+    """Do jobs in processes of their own, `at_once` at a time; returns the errors of those that failed, by name.
+
+    The output of each goes to its log. Without a device, places take the GPUs in turn; on a CPU each process has its
+    share of the cores. A signal is passed on, so that all save themselves, and then ends all.
+    """
+    gpus = torch.cuda.device_count() if device is None else 0
+    threads = max(1, len(os.sched_getaffinity(0)) // at_once)
+    context = multiprocessing.get_context("spawn")
+    waiting, errors = list(jobs), dict[str, str]()
+    running: dict[int, tuple[Job, BaseProcess]] = {}  # by place
+    with stoppable() as stop:
+        while (waiting and not stop.asked) or running:
+            for place in range(at_once):
+                if waiting and not stop.asked and place not in running:
+                    job = waiting.pop(0)
+                    given = f"cuda:{place % gpus}" if gpus else device
+                    started = context.Process(target=_apart, args=(job, given, threads), name=job.name)
+                    started.start()
+                    running[place] = job, started
+                    report(f"[{len(jobs) - len(waiting)}/{len(jobs)}] {job.name}: output in {job.log}")
+            if stop.asked:
+                for _, process in running.values():
+                    process.terminate()  # which a training answers by saving itself
+            for place, (job, process) in list(running.items()):
+                process.join(timeout=0.2)
+                if process.exitcode is not None:
+                    del running[place]
+                    if process.exitcode:
+                        errors[job.name] = _last_line(job.log, process.exitcode)
+                    report(f"{job.name}: {'failed: ' + errors[job.name] if process.exitcode else 'done'}")
+    if stop.asked:
+        raise Failed("stopped; what was running has saved itself, the same command continues")
+    return errors
+
+
+def _apart(job: Job, device: str | None, threads: int) -> None:
+    """A job in this process, which was started for it."""
+    _write_to(job.log)
+    torch.set_num_threads(threads)
+    try:
+        job.call(device)
+    except Exception as error:
+        print(f"error: {error or type(error).__name__}", file=sys.stderr, flush=True)
+        if os.environ.get("QREPRO_DEBUG"):
+            raise
+        raise SystemExit(1) from None
+
+
+def _write_to(log: Path) -> None:
+    """Let all output of this process go to the end of a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+
+
+def _last_line(log: Path, code: int) -> str:
+    """What a process said last, or the signal that killed it."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+    return last.removeprefix("error: ")
+
+
+def on_slurm(
+    jobs: Sequence[Job], folder: Path, options: Mapping[str, str], report: Report, wait: float = 10.0
+) -> dict[str, str]:
+    """Submit jobs to Slurm by submitit, wait for them, and return the errors of those that failed, by name.
+
+    folder: of submitit's own files, and of the ids of jobs, so that a second call does not submit what is still queued.
+    options: submitit's parameters, those of Slurm without the prefix slurm_: partition, gpus_per_node, timeout_min;
+        `cluster` is slurm or local (processes of this machine, to try it). With tasks_per_node above 1 the processes of
+        a job train together. Raises `ValueError` for an option that submitit does not know, or without submitit.
+    wait: seconds between two looks at the queue.
+    A job that Slurm pre-empts or ends for its time limit is queued again and goes on. Ctrl-C leaves all in the queue.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError("--slurm: needs the slurm extra (pip install 'qrepro[slurm]')") from error
+    cluster = options.get("cluster", "slurm")
+    if cluster not in ("slurm", "local"):
+        raise ValueError(f"--slurm cluster={cluster}: allowed are slurm, local")
+    folder.mkdir(parents=True, exist_ok=True)
+    submitted: dict[str, Any] = {}
+    fresh = []
+    for job in jobs:
+        ids = _ids(folder, job)
+        earlier = submitit.SlurmJob(folder, ids.read_text()) if cluster == "slurm" and ids.is_file() else None
+        if earlier is not None and _queued(earlier):
+            report(f"{job.name}: already queued as {earlier.job_id}")
+            submitted[job.name] = earlier
+        else:
+            fresh.append(job)
+    if fresh:
+        executor = _executor(submitit, folder, cluster, options)
+        with executor.batch():
+            made = [executor.submit(Requeued(job)) for job in fresh]
+        for job, one in zip(fresh, made, strict=True):
+            _ids(folder, job).write_text(one.job_id)
+            submitted[job.name] = one
+            report(f"{job.name}: submitted as {one.job_id}, output in {one.paths.stdout}")
+    return _awaited(submitted, _queued if cluster == "slurm" else _runs, report, wait)
+
+
+def _executor(submitit: Any, folder: Path, cluster: str, options: Mapping[str, str]) -> Any:
+    """Submitit's executor with the options of the command."""
+    values = {key: int(value) if value.lstrip("-").isdigit() else value for key, value in options.items()}
+    named = {key if key in SHARED else f"slurm_{key}": value for key, value in values.items() if key != "cluster"}
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        executor.update_parameters(**{"name": "qrepro", "timeout_min": 24 * 60} | named)
+    except (NameError, RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"--slurm: {' '.join(str(error).split())}") from error
+    return executor
+
+
+def _awaited(submitted: Mapping[str, Any], alive: Callable[[Any], bool], report: Report, wait: float) -> dict[str, str]:
+    """Errors by name of jobs, once all have ended."""
+    errors: dict[str, str] = {}
+    open_ = dict(submitted)
+    while open_:
+        for name, job in list(open_.items()):
+            if alive(job):
+                continue
+            del open_[name]
+            error = job.exception()
+            if error is not None:
+                errors[name] = _cause(str(error))
+            report(f"{name}: {'failed: ' + errors[name] if error is not None else 'done'}")
+        if open_:
+            time.sleep(wait)
+    return errors
+
+
+def _cause(text: str) -> str:
+    """The error itself in what submitit says of it: a traceback between two rules, or a sentence."""
+    traceback = text.split("\n-----", 2)
+    lines = traceback[1].strip("-").splitlines() if len(traceback) == 3 else text.splitlines()[:1]
+    return [line.strip() for line in lines if line.strip()][-1]
+
+
+def _queued(job: Any) -> bool:
+    """Whether Slurm still has a job; asked of squeue, because submitit asks sacct, which not every cluster has."""
+    if job.paths.result_pickle.exists():
+        return False
+    asked = subprocess.run(["squeue", "--noheader", "--job", job.job_id], capture_output=True, text=True, check=False)
+    return asked.returncode == 0 and bool(asked.stdout.strip())
+
+
+def _runs(job: Any) -> bool:
+    """Whether a process of this machine still does a job."""
+    return not job.done()
+
+
+def _ids(folder: Path, job: Job) -> Path:
+    """File that holds the id of a job in the queue."""
+    return folder / f"{job.name.replace('/', '-')}.id"
+
+
+class Requeued:
+    """A job as submitit calls it: in one or several processes, and once more after a pre-emption."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self) -> None:
+        """Do the job. Several tasks become the ranks of one training."""
+        import submitit
+
+        if submitit.JobEnvironment().num_tasks > 1:
+            submitit.helpers.TorchDistributedEnvironment().export()
+        self.job.call(None)
+
+    def checkpoint(self) -> Any:
+        """Queue it again: it continues from its last checkpoint."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
