@@ -157,6 +157,38 @@ def interval_rows(
     return rows
 
 
+def combined_row(
+    terms: Sequence[tuple[float, Sequence[Resampled], str]],
+    constant: float = 0.0,
+    level: float = 0.95,
+    interval: str = "centred",
+    seeds: str | None = None,
+) -> dict[str, Any]:
+    """A weighted sum of metrics of several sides: value, low, high, p_value (of the sum being 0), and as compare_rows.
+
+    terms: (weight, runs of a side, metric). Terms of the very same runs take the same seeds in a draw, so that two
+        thresholds of one network stay paired.
+    constant: added to the sum.   level, interval, seeds: see `compare_rows`.
+    """
+    _check_options(level, interval, seeds)
+    _check_paired(*([_only(run, metric) for run in runs] for _, runs, metric in terms))
+    sides = [tuple(id(run) for run in runs) for _, runs, _ in terms]
+    parts = {side: part for part, side in enumerate(dict.fromkeys(sides), start=1)}
+    seeds = seeds or _default_seeds(*(runs for _, runs, _ in terms))
+    total = np.full(1 + terms[0][1][0].draws, constant)
+    for (weight, runs, metric), side in zip(terms, sides, strict=True):
+        total = total + weight * _pooled(runs, seeds, parts[side])[metric]
+    placed = _placed(total, interval)
+    low, high = _limits(placed, level)
+    row = {"value": float(total[0]), "low": low, "high": high, "p_value": _p_value(placed)}
+    return row | _origin(terms[0][1][0], len(placed), level, interval, seeds)
+
+
+def _only(run: Resampled, metric: str) -> Resampled:
+    """A run with one metric, under a name that all sides share, and without what only some metrics count."""
+    return Resampled({"": run.values[metric]}, run.image_ids, run.seed)
+
+
 def _with_observed(weights: np.ndarray) -> np.ndarray:
     """Weights with a column of ones before them: every image once."""
     return np.insert(weights, 0, 1, axis=1)

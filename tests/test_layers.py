@@ -26,6 +26,7 @@ OUTSIDE = {
     "matplotlib",
     "pyarrow",
     "PIL",
+    "yaml",
     "analysis",
     "__future__",
 }

@@ -7,6 +7,7 @@ import typer
 from qrepro.cli import (
     analyze,
     benchmark,
+    claims,
     data,
     demo,
     evaluate,
@@ -41,6 +42,7 @@ app.add_typer(analyze.app, name="analyze")
 app.command("benchmark")(benchmark.benchmark)
 app.command("reproduce")(reproduce.reproduce)
 app.command("tables")(tables.tables)
+app.command("claims")(claims.claims)
 app.command("report")(tables.report)
 
 

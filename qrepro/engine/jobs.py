@@ -102,7 +102,7 @@ def _apart(job: Job, device: str | None, threads: int) -> None:
     try:
         job.call(device)
     except Exception as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"error: {error or type(error).__name__}\n")
         if os.environ.get("QREPRO_DEBUG"):
             raise
         raise SystemExit(1) from None
@@ -151,7 +151,7 @@ def on_slurm(
     fresh = []
     for job in jobs:
         ids = _ids(folder, job)
-        earlier = submitit.SlurmJob(folder, ids.read_text()) if cluster == "slurm" and ids.is_file() else None
+        earlier: Any = submitit.SlurmJob(folder, ids.read_text()) if cluster == "slurm" and ids.is_file() else None
         if earlier is not None and _queued(earlier):
             report(f"{job.name}: already queued as {earlier.job_id}")
             submitted[job.name] = earlier

@@ -1,0 +1,199 @@
+"""Claims put to runs: the effect of each comparison with an interval over images and seeds, and what it says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from analysis.claims import AGREES, Cell, Comparison
+from analysis.matching import COCO_THRESHOLDS, match
+from analysis.oracle import fused, parse_rule
+from analysis.runs import Run
+from analysis.significance import Resampled, combined_row, resample_ap, resample_moments
+from analysis.sizes import SIZES, Range, areas, size_columns
+
+HOLDS, FAILS, OPEN, NOT_RUN, NOT_MEASURABLE = "holds", "does not hold", "not seen", "not run", "not measurable"
+VERDICTS = {
+    HOLDS: "the whole 95 % interval of the effect, left side less right side, lies above 0",
+    FAILS: "it lies below 0",
+    OPEN: "0 is in it",
+    NOT_RUN: "a run is missing",
+    NOT_MEASURABLE: "a cited row, a column that runs do not have, or the same training on both sides here",
+}
+MAP_NOTE = "mAP columns are measured as COCO's AP at that IoU (101 recalls, COCO's matching), which can be resampled"
+_SPLIT = re.compile(r"(?P<family>mAP|AP)(?P<at>\d+(\.\d+)?)?(?P<size>[SML])?")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The runs behind a row, one a seed, and the rule that the row is ranked by."""
+
+    runs: tuple[Run, ...]
+    rule: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes two rows the same measurement."""
+        return tuple(run.path for run in self.runs), repr(parse_rule(self.rule))
+
+
+class Sampler:
+    """Metrics of runs on draws of their images, each computed once.
+
+    draws, seed: of the bootstrap; see `significance`.
+    """
+
+    def __init__(self, draws: int = 1000, seed: int = 0) -> None:
+        self.draws, self.seed = draws, seed
+        self._ap: dict[tuple[Path, str, str], Resampled] = {}
+        self._pcc: dict[tuple[Path, str], Resampled] = {}
+
+    def sampled(self, run: Run, rule: str, column: str) -> tuple[Resampled, str]:
+        """A run's resampled metrics that hold a column, and its name among them.
+
+        Raises `KeyError` for a column that no run measures, `FileNotFoundError` where the run has not the files.
+        """
+        if column == "PCC":
+            if (run.path, rule) not in self._pcc:
+                boxes, images = run.positives, run.truths.images["id"]
+                values = (boxes["image_id"], fused(boxes, rule), boxes["iou"])
+                self._pcc[run.path, rule] = resample_moments(*values, images, self.draws, self.seed)
+            return self._pcc[run.path, rule], "pearson"
+        found = _SPLIT.fullmatch(column)
+        if not found or (found["at"] and found["size"]):
+            raise KeyError(column)
+        family, size = found["family"], found["size"] or ""
+        key = (run.path, rule, family + size)
+        if key not in self._ap:
+            stored = next((name for name in run.rules if repr(parse_rule(name)) == repr(parse_rule(rule))), rule)
+            matches = match(
+                run.truths, run.detections(stored), self._thresholds(family, size), area=_area(family, size)
+            )
+            self._ap[key] = resample_ap(matches, run.truths.images["id"], self.draws, self.seed)
+        at = found["at"] or ("50" if family == "mAP" else "")
+        return self._ap[key], f"AP{at}"
+
+    @staticmethod
+    def _thresholds(family: str, size: str) -> tuple[float, ...]:
+        """Thresholds to match at: VOC's sizes are at 0.5 only."""
+        return (0.5,) if family == "mAP" and size else COCO_THRESHOLDS
+
+
+def _area(family: str, size: str) -> Range:
+    """Range of area of a column; PASSD's own sizes for VOC's mAP."""
+    if not size:
+        return areas(SIZES["coco"])["all"]
+    return size_columns("", SIZES["passd" if family == "mAP" else "coco"])[size]
+
+
+def measured_row(
+    comparison: Comparison, find: Callable[[Cell], Measured | None], sampler: Sampler, level: float = 0.95
+) -> dict[str, Any]:
+    """What runs say: {verdict, effect, low, high, p_value, seeds, images, runs}.
+
+    find: the runs behind a cell; None for a row that nobody can train, no runs for one that was not trained.
+    The verdict is `holds` where the whole interval of the effect lies above 0, `does not hold` where it lies below,
+    `not seen` where 0 is in it; `not run`; `not measurable` where a cell is of a cited row, of a column that runs do
+    not have, or where both sides are the same training here.
+    """
+    nothing: dict[str, Any] = {"effect": math.nan, "low": math.nan, "high": math.nan, "p_value": math.nan}
+    nothing |= {"seeds": "", "images": "", "runs": ""}
+    behind = {cell: find(cell) for cell in comparison.cells}
+    if any(found is None or not _measurable(cell.column) for cell, found in behind.items()):
+        return {"verdict": NOT_MEASURABLE, **nothing}
+    found = {cell: one for cell, one in behind.items() if one is not None}
+    if any(not one.runs for one in found.values()):
+        return {"verdict": NOT_RUN, **nothing}
+    signed = [(sign, of) for sign, of in comparison.left] + [(-sign, of) for sign, of in comparison.right]
+    constant = sum(sign * of for sign, of in signed if not isinstance(of, Cell))
+    weights: dict[tuple[Any, ...], float] = {}
+    cells: dict[tuple[Any, ...], Cell] = {}
+    for sign, of in signed:
+        if isinstance(of, Cell):
+            key = (*found[of].key, of.column)
+            weights[key] = weights.get(key, 0.0) + sign
+            cells[key] = of
+    if not any(weights.values()):
+        return {"verdict": NOT_MEASURABLE, **nothing}
+    try:
+        row = combined_row(_terms(weights, cells, found, sampler), constant, level)
+    except FileNotFoundError:
+        return {"verdict": NOT_RUN, **nothing}
+    if math.isnan(row["value"]):
+        return {"verdict": NOT_MEASURABLE, **nothing}
+    runs = list(dict.fromkeys(run for one in found.values() for run in one.runs))
+    verdict = HOLDS if row["low"] > 0 else FAILS if row["high"] < 0 else OPEN
+    return {
+        "verdict": verdict,
+        "effect": row["value"],
+        **{name: row[name] for name in ("low", "high", "p_value")},
+        "seeds": " ".join(map(str, sorted({run.seed for run in runs}))),
+        "images": str(row["images"]),
+        "runs": " ".join(sorted({f"{run.info.get('hash', '')}@{run.info.get('commit', '')}" for run in runs})),
+    }
+
+
+def _terms(
+    weights: Mapping[tuple[Any, ...], float],
+    cells: Mapping[tuple[Any, ...], Cell],
+    found: Mapping[Cell, Measured],
+    sampler: Sampler,
+) -> list[tuple[float, list[Resampled], str]]:
+    """Weight, runs and metric of each different measurement."""
+    terms = []
+    for key, weight in weights.items():
+        cell = cells[key]
+        sampled = [sampler.sampled(run, found[cell].rule, cell.column) for run in found[cell].runs]
+        if weight:
+            terms.append((weight, [one for one, _ in sampled], sampled[0][1]))
+    return terms
+
+
+def _measurable(column: str) -> bool:
+    """Whether runs have a column, with draws of their images."""
+    found = _SPLIT.fullmatch(column)
+    return column == "PCC" or bool(found and not (found["at"] and found["size"]))
+
+
+def claim_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of a whole claim, from those of its comparisons: it holds where all that can be measured do."""
+    said = [row["verdict"] for row in rows if row["verdict"] != NOT_MEASURABLE]
+    return next((worst for worst in (FAILS, NOT_RUN, OPEN, HOLDS) if worst in said), NOT_MEASURABLE)
+
+
+def claim_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line per claim for reading, from rows of its comparisons: the worst of each decides, and is shown.
+
+    rows: {claim, says, where, core, that} with those of `printed_row` and `measured_row`, claim after claim.
+    """
+    lines = []
+    for name, group in groupby(rows, lambda row: row["claim"]):
+        some = list(group)
+        said = claim_verdict(some)
+        wrong = next((row for row in some if row["printed"] != AGREES), None)
+        decisive = [row for row in some if row["verdict"] == said and not math.isnan(row["effect"])]
+        about = {key: some[0][key] for key in ("says", "where", "core")}
+        line = {"claim": name, **about, "its own tables": _contradiction(wrong) if wrong else AGREES}
+        shown = decisive[0] if decisive else wrong or some[0]
+        line |= {"printed effect": f"{shown['printed_effect']:+g}", "measured": said}
+        line |= {"effect": _effect(decisive[0]) if decisive else "", "comparisons": str(len(some))}
+        lines.append(line)
+    return lines
+
+
+def _contradiction(row: Mapping[str, Any]) -> str:
+    """How the cells of a paper speak against it."""
+    said = f"said {row['said']}, " if row["said"] else ""
+    return f"contradict: {said}the cells give {row['printed_effect']:g}"
+
+
+def _effect(row: Mapping[str, Any]) -> str:
+    """An effect with its interval, and the column that it is in."""
+    column = row["that"].split()[0].rpartition(":")[2]
+    digits = 3 if column == "PCC" else 1
+    return f"{row['effect']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}] {column}"
