@@ -32,7 +32,7 @@ from analysis.papers import read_yaml
 from analysis.tables import read_table
 
 KEYS = ("name", "says", "where", "core", "table", "checks")
-AGREES, CONTRADICTS = "agrees", "contradicts"
+AGREES, CONTRADICTS, NOT_PRINTED = "agrees", "contradicts", "not printed"
 _EPSILON = 1e-9  # printed decimals are not exact in binary
 
 
@@ -198,8 +198,8 @@ def _spread(found: Comparison, tables: Tables) -> Iterator[Comparison]:
     patterns = [cell for cell in found.cells if "*" in cell.row]
     if not patterns:
         for cell in found.cells:
-            if math.isnan(tables.number(cell)):
-                raise ValueError(f"{cell.table}/{cell.row}:{cell.column} is not a number")
+            if math.isnan(tables.number(cell)) and not tables.row(cell).get("recipe"):
+                raise ValueError(f"{cell.table}/{cell.row}:{cell.column} is not a number, and no run can give one")
         yield found
         return
     if len(found.left) != 1 or len(found.right) != 1 or found.right[0][1] != patterns[0]:
@@ -217,7 +217,7 @@ def _spread(found: Comparison, tables: Tables) -> Iterator[Comparison]:
 
 
 def printed_row(comparison: Comparison, tables: Tables) -> dict[str, Any]:
-    """What the paper's own cells say: {said, printed_effect, printed: agrees or contradicts}.
+    """What the paper's own cells say: {said, printed_effect, printed: agrees, contradicts or not printed}.
 
     The cells contradict a claim where its inequality is wrong in them, or where their difference does not round to what
     the paper says of it.
@@ -225,6 +225,8 @@ def printed_row(comparison: Comparison, tables: Tables) -> dict[str, Any]:
     sides = [_sum(side, tables.number) for side in (comparison.left, comparison.right)]
     said = comparison.said
     effect = sides[0] - sides[1]
+    if math.isnan(effect):
+        return {"said": said.text if said else "", "printed_effect": math.nan, "printed": NOT_PRINTED}
     agrees = effect > _EPSILON if comparison.strict else effect >= -_EPSILON
     if said and said.relative:
         effect = 100 * (sides[0] / sides[1] - 1)

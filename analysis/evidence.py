@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from analysis.claims import AGREES, Cell, Comparison
+from analysis.claims import AGREES, CONTRADICTS, NOT_PRINTED, Cell, Comparison
 from analysis.matching import COCO_THRESHOLDS, match
 from analysis.oracle import fused, parse_rule
 from analysis.runs import Run
@@ -175,12 +175,14 @@ def claim_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name, group in groupby(rows, lambda row: row["claim"]):
         some = list(group)
         said = claim_verdict(some)
-        wrong = next((row for row in some if row["printed"] != AGREES), None)
+        wrong = next((row for row in some if row["printed"] == CONTRADICTS), None)
+        own = NOT_PRINTED if all(row["printed"] == NOT_PRINTED for row in some) else AGREES
         decisive = [row for row in some if row["verdict"] == said and not math.isnan(row["effect"])]
         about = {key: some[0][key] for key in ("says", "where", "core")}
-        line = {"claim": name, **about, "its own tables": _contradiction(wrong) if wrong else AGREES}
+        line = {"claim": name, **about, "its own tables": _contradiction(wrong) if wrong else own}
         shown = decisive[0] if decisive else wrong or some[0]
-        line |= {"printed effect": f"{shown['printed_effect']:+g}", "measured": said}
+        printed = shown["printed_effect"]
+        line |= {"printed effect": "" if math.isnan(printed) else f"{printed:+g}", "measured": said}
         line |= {"effect": _effect(decisive[0]) if decisive else "", "comparisons": str(len(some))}
         lines.append(line)
     return lines

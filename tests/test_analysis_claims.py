@@ -69,6 +69,11 @@ def test_what_the_cells_say(folder):
     assert printed(folder, "table1/b:AP - a:AP > table1/cited:AP - table1/b:AP + 0.5", "0.1") == (0.1, "agrees")
 
 
+def test_what_has_not_been_printed_is_not_judged(folder):
+    effect, verdict = printed(folder, "b-wide:AP50 > a:AP50")
+    assert math.isnan(effect) and verdict == "not printed"
+
+
 def test_a_pattern_is_every_other_row_with_a_number(folder):
     text = "- {name: best, says: b is best., table: table1, checks: [{that: 'b:%s > %s:%s'}]}"
     (claim,) = claims_of(folder, text % ("AP50", "*", "AP50"))
@@ -95,8 +100,8 @@ def test_a_pattern_is_every_other_row_with_a_number(folder):
         ("- {name: x, says: y, table: table1, checks: [{that: 'a:Ap > b:AP'}]}", "table1 has no column 'Ap'"),
         ("- {name: x, says: y, table: table2, checks: [{that: 'a:AP > b:AP'}]}", r"table2\.csv: no such file"),
         (
-            "- {name: x, says: y, table: table1, checks: [{that: 'a:AP50 > b-wide:AP50'}]}",
-            "b-wide:AP50 is not a number",
+            "- {name: x, says: y, table: table1, checks: [{that: 'a:PCC > cited:PCC'}]}",
+            "cited:PCC is not a number, and no run can",
         ),
         (
             "- {name: x, says: y, table: table1, checks: [{that: '*:AP > b:AP'}]}",

@@ -97,7 +97,10 @@ def read_exported(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     except library.SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
     try:
-        recipe = checked(json.loads(values), str(path))
+        given = json.loads(values)
+        if foreign := sorted({kind for kind in _kinds(given) if ":" in kind}):
+            raise ValueError(f"{path}: its recipe names code outside of qrepro, {foreign[0]}; it is not run for a file")
+        recipe = checked(given, str(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: the recipe in its metadata is broken JSON ({error})") from error
     with torch.device("meta"):  # names and shapes only
@@ -108,6 +111,14 @@ def read_exported(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     if wrong:
         raise ValueError(f"{path}: {len(wrong)} tensors are not as in recipe {recipe.name}, the first is {wrong[0]}")
     return recipe, state
+
+
+def _kinds(values: object) -> Iterator[str]:
+    """All kinds of parts that a recipe's values name."""
+    if isinstance(values, dict):
+        yield from (value for key, value in values.items() if key == "kind" and isinstance(value, str))
+    for inner in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
+        yield from _kinds(inner)
 
 
 def write_coco(path: Path, detections: pd.DataFrame) -> None:

@@ -1,15 +1,19 @@
 """Members of an axis as recipe values: `{kind: max_iou, positive: 0.5}`.
 
 What a kind accepts is read from its constructor: its keyword-only parameters, with their types and defaults. A new
-member of an axis therefore needs an entry in that axis's dict and nothing here.
+member of an axis therefore needs an entry in that axis's dict and nothing here. One that lives elsewhere is named by
+its place, `{kind: "my_package.quality:Entropy"}`.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
@@ -30,7 +34,7 @@ class Part(BaseModel):
 
     def bind(self, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
         """The constructor (or function) with its options filled in, in the types that it declares."""
-        constructor = table[self.kind]
+        constructor = lookup(table, self.kind)
         return partial(constructor, **dict(_options(constructor)(**self.options)))
 
     def build(self, table: Mapping[str, Callable[..., Any]], *injected: Any) -> Any:
@@ -80,16 +84,32 @@ def member(table: Mapping[str, Callable[..., Any]]) -> AfterValidator:
     """Validator of a `Part` that must be one of `table`."""
 
     def check(part: Part) -> Part:
-        if part.kind not in table:
-            raise ValueError(f"kind {part.kind!r} is unknown{nearest(part.kind, table)}")
+        options = _options(lookup(table, part.kind))
         try:
-            filled = _options(table[part.kind])(**part.options)
+            filled = options(**part.options)
         except ValidationError as error:
-            raise ValueError(explain(error, _options(table[part.kind]))) from error
+            raise ValueError(explain(error, options)) from error
         # JSON form: tuples become lists, so that a recipe equals itself after a round trip through a file.
         return type(part).model_validate({**part.model_dump(), **filled.model_dump(mode="json")})
 
     return AfterValidator(check)
+
+
+def lookup(table: Mapping[str, Callable[..., Any]], kind: str) -> Any:
+    """The member of an axis that a kind names: one of its table, or `module:name` from an installed package or the
+    current folder. Raises `ValueError` for any other.
+    """
+    module, colon, name = kind.partition(":")
+    if not colon:
+        if kind not in table:
+            raise ValueError(f"kind {kind!r} is unknown{nearest(kind, table)}")
+        return table[kind]
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a command of an installed package does not look there by itself
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"kind {kind!r}: cannot be imported from {here} or an installed package: {error}") from error
 
 
 @cache

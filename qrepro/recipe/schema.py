@@ -17,7 +17,7 @@ from qrepro.detector import HEADS
 from qrepro.losses import BOX_LOSSES, CLASS_LOSSES, CODE_LOSSES, QUALITY_LOSSES, Loss
 from qrepro.postprocess import POSTPROCESSES
 from qrepro.quality import ESTIMATORS, Rule
-from qrepro.recipe.parts import BoxLossPart, ClassLossPart, HeadPart, LossPart, Part, QualityLossPart, member
+from qrepro.recipe.parts import BoxLossPart, ClassLossPart, HeadPart, LossPart, Part, QualityLossPart, lookup, member
 from qrepro.represent import REPRESENTATIONS
 from qrepro.sampling import SAMPLERS
 from qrepro.target import CLASS_TARGETS
@@ -283,7 +283,7 @@ class Recipe(Section):
     @property
     def estimates(self) -> bool:
         """Whether the detector has a quality estimate."""
-        return ESTIMATORS[self.quality.kind].estimates
+        return bool(lookup(ESTIMATORS, self.quality.kind).estimates)
 
     @model_validator(mode="after")
     def _quality_is_trained(self) -> Recipe:
@@ -295,7 +295,7 @@ class Recipe(Section):
                 "quality: an estimate needs its own loss (loss.quality) or a joint one (loss.class.score: joint), and "
                 f"these an estimate; quality.kind is {self.quality.kind}"
             )
-        if (self.sampling.quality is not None) != ESTIMATORS[self.quality.kind].samples:
+        if (self.sampling.quality is not None) != lookup(ESTIMATORS, self.quality.kind).samples:
             raise ValueError("sampling.quality: says where an estimate of kind sampled reads, and only that")
         return self
 
