@@ -1,9 +1,11 @@
 """The commands as a user types them: exit codes, one clear line for wrong input, and the whole path on tiny data."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -75,6 +77,34 @@ def test_the_whole_path(capsys, trained):
     assert (trained / "report" / "index.html").stat().st_size > 10_000
     assert len(list((trained / "tables" / "iou_aware").glob("table*.csv"))) == 6
     assert (trained / "figures" / "shapes" / "score_vs_iou.png").exists()
+
+
+def test_a_split_without_truths_gives_the_file_that_the_server_takes(capsys, tmp_path, trained, data):
+    """As COCO's test-dev: a list of pictures, which lie in the folder of the whole test set."""
+    content = json.loads((data / "annotations" / "instances_val.json").read_text())
+    del content["annotations"]
+    place = tmp_path / "coco"
+    (place / "annotations").mkdir(parents=True)
+    (place / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
+    shutil.copytree(data / "val", place / "test2017")
+    run_folder = next(trained.glob("iou_aware/grad_r50*/shapes/seed0"))
+    common = ["eval", run_folder, "--data", place, "--split", "test-dev2017", "--device", "cpu", "--export"]
+    code, out, err = run(capsys, *common)
+    assert code == 0, err
+    (file,) = (run_folder / "split-test-dev2017").glob("*.zip")
+    assert file.name == "detections_test-dev2017_iou-aware-grad-r50_results.zip" and str(file) in out
+    with zipfile.ZipFile(file) as archive:
+        assert archive.namelist() == [f"{file.stem}.json"]
+        records = json.loads(archive.read(f"{file.stem}.json"))
+    frame = pd.read_parquet(run_folder / "split-test-dev2017" / "detections" / "power-0.5.parquet")
+    assert len(records) == len(frame) > 0 and all(
+        set(r) == {"image_id", "category_id", "bbox", "score"} for r in records
+    )
+    assert [r["image_id"] for r in records] == frame["image_id"].tolist()
+    assert records[0]["bbox"][2] == pytest.approx(frame["x2"][0] - frame["x1"][0], abs=0.006)
+    assert [r["score"] for r in records] == pytest.approx(frame["score"].tolist(), abs=1e-6)
+    code, _, err = run(capsys, *common, "--rule", "class")
+    assert code == 2 and "--export: the recipe's own rule power-0.5 is not among those asked for" in err
 
 
 def test_the_best_checkpoint_is_kept_where_the_schedule_evaluates(capsys, tmp_path, data):

@@ -52,7 +52,7 @@ def test_a_method_of_ones_own_as_the_page_says(capsys, tmp_path, monkeypatch, sh
             arguments += ["--set", "postprocess.threshold=0.001"]
         if arguments[0] == "claims":
             arguments += ["--draws", "20"]
-        code, out, err = run(capsys, *arguments)
+        code, _, err = run(capsys, *arguments)
         assert code == 0, f"{command}: {err}"
     runs = find_runs(tmp_path / "results")
     assert sorted({run.recipe for run in runs}) == ["custom/entropy", "gfl/gfl", "gflv2/gflv2"] and len(runs) == 6

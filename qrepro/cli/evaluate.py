@@ -45,6 +45,9 @@ def evaluate(
     limit: Annotated[
         int, typer.Option("--limit", min=0, help="Store at most so many candidates an image; 0 for all.")
     ] = 10_000,
+    export: Annotated[
+        bool, typer.Option("--export", help="Write the file that COCO's server takes, by the recipe's own rule.")
+    ] = False,
     engine: o.Engine = None,
     profile: o.Profile = "coco",
     data: o.DataDir = None,
@@ -65,6 +68,7 @@ def evaluate(
         names=rule,
         split=split,
         store=(floor, limit) if save_candidates else None,
+        export=export,
         engine=engine,
         device=device,
         workers=workers,
@@ -80,13 +84,15 @@ def evaluate_choice(
     names: list[str] | None = None,
     split: str | None = None,
     store: tuple[float, int] | None = None,
+    export: bool = False,
     engine: str | None = None,
     device: str | None = None,
     workers: int | None = None,
 ) -> None:
     """Predict, write detections, positives and metrics into the run folder, and print the table.
 
-    store: floor of class score and limit an image (0: none) of the candidates to store.
+    store: floor of class score and limit an image (0: none) of the candidates to store; export: write the file for
+    COCO's evaluation server too.
     """
     from analysis.ap import choose_engine
     from analysis.truths import read_truths
@@ -96,10 +102,13 @@ def evaluate_choice(
     from qrepro.engine.distributed import pick
     from qrepro.engine.pictures import open_split
     from qrepro.engine.predict import predict, write_frame, write_truths
+    from qrepro.interop.export import write_submission
 
     recipe, run = choice.recipe, choice.run
     engine = choose_engine(engine)
     rules = asked_rules(recipe.estimates, recipe.score, oracle, alphas or [], names or [])
+    if export and recipe.score not in [asked.name for asked in rules]:
+        raise ValueError(f"--export: the recipe's own rule {recipe.score} is not among those asked for")
     weights = checkpoint or run.last
     if not weights.is_file():
         raise ValueError(
@@ -133,6 +142,9 @@ def evaluate_choice(
     if outputs.distributions is not None:
         write_frame(outputs.distributions, folder / "distributions.parquet")
     about |= {"split": annotations.name, "images": len(annotations)}
+    if export:
+        zipped = write_submission(folder, split or recipe.data.eval, recipe.name, outputs.detections[recipe.score])
+        show.console.print(f"wrote {zipped} for COCO's evaluation server", soft_wrap=True, highlight=False)
     publish(folder, outputs.detections.items(), recipe, read_truths(folder / "truths.json"), about, engine)
 
 

@@ -41,7 +41,7 @@ def read_coco(annotation_file: Path, image_dir: Path) -> Annotations:
             raise ValueError(f"{annotation_file}: annotations[{n}] is a {type(record).__name__}, an object is needed")
     objects, found = _objects(records, images, category_ids, annotation_file.name)
     return Annotations(
-        name=f"{image_dir.parent.name}/{annotation_file.stem.removeprefix('instances_')}",
+        name=f"{image_dir.parent.name}/{annotation_file.stem.removeprefix('instances_').removeprefix('image_info_')}",
         classes=classes,
         category_ids=category_ids,
         images=images,

@@ -42,10 +42,14 @@ def read_split(
 
 
 def _read_coco_split(root: Path, split: str, classes: Sequence[str] | None, one_based: bool) -> Annotations:
-    """One JSON file with its folder of pictures."""
+    """One JSON file with its folder of pictures; of a test set the file lists images only."""
     if one_based:
         raise ValueError(f"{root}: one_based is for the format voc, COCO counts pixels from 0")
     file, pictures = root / "annotations" / f"instances_{split}.json", root / split
+    listed = root / "annotations" / f"image_info_{split}.json"
+    if listed.is_file() and not file.is_file():
+        # COCO's pictures of test-dev are some of those of test
+        file, pictures = listed, pictures if pictures.is_dir() else root / split.replace("-dev", "")
     if not file.is_file() or not pictures.is_dir():
         raise FileNotFoundError(f"{root}: looked for {file} and the folder {pictures}; {HOW_TO_GET}")
     annotations = read_coco(file, pictures)

@@ -10,6 +10,8 @@ import importlib
 import json
 import logging
 import math
+import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +143,28 @@ def write_coco(path: Path, detections: pd.DataFrame) -> None:
         for image, category, box, *values in zip(*ids, boxes, *scores.values(), strict=True)
     ]
     write_text(path, json.dumps(records))
+
+
+def write_submission(folder: Path, split: str, name: str, detections: pd.DataFrame) -> Path:
+    """Detections as COCO's evaluation server takes them: a zip with `detections_<split>_<name>_results.json`.
+
+    name: of the method, without the characters / and _ in the file. Boxes are rounded to 0.01 px and scores to 1e-6,
+    because the server limits the size of a file.
+    """
+    method = re.sub(r"[^\w.-]+|_", "-", name)
+    stem = f"detections_{split}_{method}_results"
+    corners = detections[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).round(2).tolist()
+    scores = detections["score"].astype(np.float64).round(6).tolist()
+    ids = (detections[column].tolist() for column in ("image_id", "category_id"))
+    records = [
+        {"image_id": image, "category_id": category, "bbox": box, "score": score}
+        for image, category, box, score in zip(*ids, boxes, scores, strict=True)
+    ]
+    path = folder / f"{stem}.zip"
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{stem}.json", json.dumps(records))
+    return path
 
 
 class Named(nn.Module):

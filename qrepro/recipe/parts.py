@@ -96,8 +96,9 @@ def member(table: Mapping[str, Callable[..., Any]]) -> AfterValidator:
 
 
 def lookup(table: Mapping[str, Callable[..., Any]], kind: str) -> Any:
-    """The member of an axis that a kind names: one of its table, or `module:name` from an installed package or the
-    current folder. Raises `ValueError` for any other.
+    """The member of an axis that a kind names; raises `ValueError` for any other.
+
+    kind: one of the table, or `module:name` of an installed package or of the current folder.
     """
     module, colon, name = kind.partition(":")
     if not colon:
