@@ -20,8 +20,8 @@ from analysis.sizes import SIZES, Range, areas, size_columns
 HOLDS, FAILS, OPEN, NOT_RUN, NOT_MEASURABLE = "holds", "does not hold", "not seen", "not run", "not measurable"
 VERDICTS = {
     HOLDS: "the whole 95 % interval of the effect, left side less right side, lies above 0",
-    FAILS: "it lies below 0",
-    OPEN: "0 is in it",
+    FAILS: "the interval lies below 0",
+    OPEN: "0 lies in the interval",
     NOT_RUN: "a run is missing",
     NOT_MEASURABLE: "a cited row, a column that runs do not have, or the same training on both sides here",
 }

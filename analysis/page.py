@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import pandas as pd
@@ -27,8 +27,8 @@ p.lead, p.note, figcaption, footer { color: var(--soft); }
 p.note, figcaption, footer { font-size: .88rem; }
 code { font: .9em ui-monospace, "Liberation Mono", "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 nav { position: sticky; top: 0; z-index: 3; background: #fffffff2; border-bottom: 1px solid var(--line); }
-nav div { max-width: 1180px; margin: 0 auto; padding: 9px 20px; display: flex; gap: 20px; overflow-x: auto;
-  white-space: nowrap; font-size: .92rem; }
+nav div { max-width: 1180px; margin: 0 auto; padding: 9px 20px; display: flex; flex-wrap: wrap;
+  gap: 6px 20px; white-space: nowrap; font-size: .92rem; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 section { scroll-margin-top: 44px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px; margin: 14px 0 20px; }
@@ -67,7 +67,20 @@ footer { padding: 26px 20px 50px; }
   .cards { grid-template-columns: 1fr 1fr; gap: 9px; }
   td wbr { display: initial; } .card { padding: 10px 12px; } .card strong { font-size: 1.5rem; }
   th:first-child, td:first-child { min-width: 15ch; max-width: 38vw; white-space: normal; overflow-wrap: break-word; } }
-@media print { nav { display: none; } .scroll { overflow: visible; border: 0; } table { font-size: .6rem; } }
+nav form { display: flex; flex-wrap: wrap; gap: 6px 14px; margin-left: auto; } nav label { color: var(--soft); }
+nav select, nav input { font: inherit; color: var(--ink); border: 1px solid var(--line); border-radius: 6px;
+  padding: 1px 5px; background: #fff; } nav input { width: 13ch; }
+[hidden] { display: none !important; }
+.yes { color: #00734f; font-weight: 600; } .no { color: #b03a00; font-weight: 600; } .open { color: var(--soft); }
+@page { size: A4; margin: 14mm 12mm; }
+@media print { nav { display: none; } body { font-size: 10.5pt; } header { padding-top: 0; }
+  header, main, footer { max-width: none; padding: 0; } h2 { margin-top: 26px; }
+  h1, h2, h3, summary { break-after: avoid; } figure, .card, tr, dt, dd { break-inside: avoid; }
+  .cards { grid-template-columns: repeat(4, 1fr); } .card strong { font-size: 1.4rem; }
+  .scroll { overflow: visible; border: 0; } table { font-size: 6.4pt; }
+  th, td { padding: 2px 4px; white-space: normal; }
+  th:first-child, td:first-child { position: static; box-shadow: none; } th button::after { content: ""; }
+  figure .pan { overflow: visible; } figure img.wide { max-width: 100%; } }
 """
 
 SCRIPT = """
@@ -85,12 +98,46 @@ document.querySelectorAll("th button").forEach(button => button.addEventListener
   [...body.rows].sort((a, b) => empty(a) - empty(b) || (down ? -1 : 1) * compare(text(a), text(b)))
     .forEach(row => body.append(row));
 }));
+const form = document.querySelector("nav form");
+if (form) {
+  const apply = () => {
+    const words = form.elements.text.value.toLowerCase();
+    const wanted = [...form.querySelectorAll("select")].filter(one => one.value).map(one => [one.name, one.value]);
+    document.querySelectorAll("[data-paper], [data-profile], [data-verdict]").forEach(part => {
+      part.hidden = wanted.some(([key, value]) => key in part.dataset && part.dataset[key] !== value);
+    });
+    document.querySelectorAll("tbody tr").forEach(row => {
+      const seen = row.textContent.toLowerCase().includes(words);
+      row.hidden = !seen || wanted.some(([key, value]) => key in row.dataset && row.dataset[key] !== value);
+    });
+  };
+  form.addEventListener("input", apply);
+  form.addEventListener("submit", event => event.preventDefault());
+  apply();  // a browser may remember what was chosen
+}
+// What is folded away cannot be read on paper.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
 """
 
+Tags = Mapping[str, str]  # what a part is of, by the name of a filter: paper, profile, verdict
+MARKS = {"holds": "yes", "agrees": "yes", "does not hold": "no", "not seen": "open", "not run": "open"}
 
-def page(title: str, lead: str, links: Sequence[tuple[str, str]], sections: Sequence[str], foot: str) -> str:
-    """A whole page. title, lead, foot: text; links: (anchor, text) of the navigation; sections: HTML."""
+
+def page(
+    title: str,
+    lead: str,
+    links: Sequence[tuple[str, str]],
+    sections: Sequence[str],
+    foot: str,
+    filters: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """A whole page.
+
+    title, lead, foot: text; links: (anchor, text) of the navigation; sections: HTML; filters: by name the values among
+    which a reader can choose what to see; those with fewer than two are left out.
+    """
     nav = "".join(f'<a href="#{escape(anchor)}">{escape(text)}</a>' for anchor, text in links)
+    nav += _filters({name: values for name, values in (filters or {}).items() if len(values) > 1})
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -112,9 +159,32 @@ def page(title: str, lead: str, links: Sequence[tuple[str, str]], sections: Sequ
 """
 
 
-def section(anchor: str, heading: str, parts: Sequence[str]) -> str:
+def _filters(filters: Mapping[str, Sequence[str]]) -> str:
+    """A choice for each filter, and a field for words that rows must have."""
+    if not filters:
+        return ""
+    choices = []
+    for name, values in filters.items():
+        options = "".join(f'<option value="{escape(value)}">{escape(value)}</option>' for value in values)
+        every = f'<option value="">all</option>{options}'
+        choices.append(f'<label>{escape(name)} <select name="{escape(name)}">{every}</select></label>')
+    return f'<form>{"".join(choices)}<label>rows with <input name="text" type="search"></label></form>'
+
+
+def _tagged(tags: Tags | None) -> str:
+    """Attributes that a filter looks at."""
+    return "".join(f' data-{escape(name)}="{escape(value)}"' for name, value in (tags or {}).items())
+
+
+def section(anchor: str, heading: str, parts: Sequence[str], tags: Tags | None = None) -> str:
     """A section with an anchor. heading: text; parts: HTML."""
-    return f'<section id="{escape(anchor)}"><h2>{escape(heading)}</h2>\n' + "\n".join(parts) + "</section>\n"
+    inside = "\n".join(parts)
+    return f'<section id="{escape(anchor)}"{_tagged(tags)}><h2>{escape(heading)}</h2>\n{inside}</section>\n'
+
+
+def group(parts: Sequence[str], tags: Tags) -> str:
+    """Parts that a filter shows or hides together."""
+    return f"<div{_tagged(tags)}>{''.join(parts)}</div>"
 
 
 def subheading(text: str) -> str:
@@ -138,8 +208,11 @@ def cards(items: Sequence[tuple[str, str, str, str]]) -> str:
     return f'<div class="cards">{"".join(parts)}</div>'
 
 
-def table(frame: pd.DataFrame) -> str:
-    """A table that sorts by a click on a heading and scrolls inside its own box; numbers are aligned right."""
+def table(frame: pd.DataFrame, tags: Sequence[Tags] = ()) -> str:
+    """A table that sorts by a click on a heading and scrolls inside its own box; numbers are aligned right.
+
+    tags: of each row, or none.
+    """
     shown = display(frame)
     if shown.empty:
         return note("Nothing to show yet.")
@@ -150,8 +223,10 @@ def table(frame: pd.DataFrame) -> str:
         for name, kind in zip(shown, kinds, strict=True)
     )
     body = "".join(
-        "<tr>" + "".join(_table_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in shown.itertuples(index=False, name=None)
+        f"<tr{_tagged(tag)}>"
+        + "".join(_table_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True))
+        + "</tr>"
+        for row, tag in zip(shown.itertuples(index=False, name=None), tags or [{}] * len(shown), strict=True)
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -171,9 +246,10 @@ def side_by_side(parts: Sequence[str]) -> str:
     return f'<div class="pair">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
-def details(summary: str, parts: Sequence[str], opened: bool = False) -> str:
+def details(summary: str, parts: Sequence[str], opened: bool = False, tags: Tags | None = None) -> str:
     """Parts behind a line that opens them."""
-    return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{''.join(parts)}</details>"
+    opening = f"<details{' open' if opened else ''}{_tagged(tags)}>"
+    return f"{opening}<summary>{escape(summary)}</summary>{''.join(parts)}</details>"
 
 
 def definitions(items: Sequence[tuple[str, str]]) -> str:
@@ -182,7 +258,9 @@ def definitions(items: Sequence[tuple[str, str]]) -> str:
 
 
 def _table_cell(text: str, kind: str) -> str:
-    """One cell; long text may wrap."""
+    """One cell; long text may wrap, and verdicts have a colour."""
+    if text in MARKS:
+        return f'<td class="{MARKS[text]}">{escape(text)}</td>'
     long = ' class="long"' if len(text) > 60 and not kind else kind
     return f"<td{long}>{_breakable(text)}</td>"
 

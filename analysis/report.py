@@ -30,12 +30,14 @@ from analysis.figures import (
 )
 from analysis.lrp import lrp_rows
 from analysis.oracle import alpha_rows
+from analysis.report_papers import claims_section, tables_section
 from analysis.runs import Run, find_runs
 from analysis.samples import correlation_study, detection_sets, positive_pairs
 from analysis.summary import by_recipe, mean_metrics, summary_rows
-from analysis.tables import VOC_NOTE, read_table, readable
+from analysis.tables import VOC_NOTE, readable
 
 QUESTION = "Does the detector know how good its boxes are?"
+TOGETHER = 4  # recipes in one figure
 SHOWN_METRICS = ["AP", *(f"AP{t}" for t in range(50, 100, 5)), "APS", "APM", "APL", "AR1", "AR10", "AR100", "n_classes"]
 DEFINITIONS = [
     ("AP", "COCO average precision in percent: mean over IoU thresholds 0.50, 0.55 … 0.95, 101 recalls and the classes "
@@ -71,22 +73,23 @@ DEFINITIONS = [
 def build_report(root: str | Path, out: str | Path) -> Path:
     """Write the page and return its path.
 
-    root: results folder with run folders anywhere below it and regenerated tables in `tables/`.
+    root: results folder with run folders anywhere below it, regenerated tables in `tables/` and claims in `claims/`.
     out: an .html file, or a folder to put index.html in.
     """
     root, out = Path(root), Path(out)
     runs = find_runs(root)
     out = out if out.suffix == ".html" else out / "index.html"
     profiles = {name: list(some) for name, some in groupby(sorted(runs, key=lambda r: r.profile), lambda r: r.profile)}
-    tables = sorted((root / "tables").rglob("*.csv"))
-    sections = [_profile_section(name, some) for name, some in profiles.items()]
-    links = [(f"profile-{name}", name) for name in profiles]
-    if tables:
-        names = {path: path.relative_to(root / "tables").with_suffix("").as_posix() for path in tables}
-        parts = [page.note("Metrics as “printed / measured”: the paper's value, then ours (mean over seeds ± sd).")]
-        parts += [page.details(names[path], [page.table(read_table(path))], opened=len(tables) <= 8) for path in tables]
-        sections.append(page.section("tables", "Tables", parts))
-        links.append(("tables", "Tables"))
+    claims, claimed, verdicts = claims_section(root / "claims")
+    tables, tabled, settings = tables_section(root / "tables")
+    sections = [claims, *(_profile_section(name, some) for name, some in profiles.items()), tables]
+    links = [("claims", "Claims")] if claims else []
+    links += [(f"profile-{name}", name) for name in profiles] + ([("tables", "Tables")] if tables else [])
+    filters = {
+        "paper": sorted({*claimed, *tabled, *(paper_of(run) for run in runs)}),
+        "profile": sorted({*profiles, *settings}),
+        "verdict": verdicts,
+    }
     sections.append(page.section("definitions", "Definitions", [page.definitions(DEFINITIONS)]))
     sections.append(page.section("trace", "Trace", [page.table(pd.DataFrame(trace_rows(runs)))]))
     links += [("definitions", "Definitions"), ("trace", "Trace")]
@@ -98,7 +101,7 @@ def build_report(root: str | Path, out: str | Path) -> Path:
     foot = (
         "Made by qrepro from the files in its results folder; every number is traced to recipe hash, commit and seed."
     )
-    out.write_text(page.page(QUESTION, lead, links, sections, foot), encoding="utf-8")
+    out.write_text(page.page(QUESTION, lead, links, sections, foot, filters), encoding="utf-8")
     return out
 
 
@@ -124,7 +127,8 @@ def _profile_section(profile: str, runs: Sequence[Run]) -> str:
     rows = summary_rows(evaluated)
     parts = []
     if rows:
-        parts += [_headline(rows), page.subheading("Recipes"), page.table(_summary_frame(rows))]
+        tags = [{"paper": row["recipe"].split("/")[0]} for row in rows]
+        parts += [_headline(rows), page.subheading("Recipes"), page.table(_summary_frame(rows), tags)]
         parts.append(
             page.note(
                 "AP in percent, mean ± standard deviation over seeds. Class score: ranked by p. Own estimate and "
@@ -134,16 +138,31 @@ def _profile_section(profile: str, runs: Sequence[Run]) -> str:
                 "estimate."
             )
         )
-        parts += _figures(evaluated)
-        parts += [page.subheading("AP by scoring rule")]
         recipes = by_recipe(evaluated)
-        parts += [page.details(name, _rules(some), opened=len(recipes) <= 3) for name, some in recipes.items()]
+        papers = {paper: list(some) for paper, some in groupby(evaluated, paper_of)}
+        if len(recipes) <= TOGETHER or len(papers) == 1:
+            parts += _figures(evaluated)
+        else:  # too many for one figure; a paper's detectors are compared with each other
+            for paper, some in papers.items():
+                parts.append(page.details(f"Figures of {paper}", _figures(some), tags={"paper": paper}))
+        parts += [page.subheading("AP by scoring rule")]
+        opened = len(recipes) <= 3
+        for name, some in recipes.items():
+            parts.append(page.details(name, _rules(some), opened=opened, tags={"paper": paper_of(some[0])}))
     logged = [run for run in runs if run.has("log.jsonl")]
     if logged:
-        parts += [page.subheading("Training"), *(page.figure(plot, wide=True) for plot in losses(logged))]
+        parts += [page.subheading("Training")]
+        for paper, group in groupby(logged, paper_of):
+            drawn = [page.figure(plot, wide=True) for plot in losses(list(group))]
+            parts.append(page.group(drawn, {"paper": paper}))
     if waiting:
         parts.append(page.note(f"Not evaluated: {', '.join(waiting)}."))
-    return page.section(f"profile-{profile}", f"Profile {profile}", parts)
+    return page.section(f"profile-{profile}", f"Profile {profile}", parts, {"profile": profile})
+
+
+def paper_of(run: Run) -> str:
+    """The paper that a run's recipe belongs to: the folder of the recipe."""
+    return run.recipe.split("/")[0]
 
 
 def _headline(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -80,6 +80,28 @@ def results(tmp_path_factory):
     table.parent.mkdir(parents=True)
     header = "row,origin,AP,AP_measured,AP_sd,recipe,overrides,rule,profile,seeds,hash,commit,images\n"
     table.write_text(f"{header}{SCRIPT},trained,35.40,46.04,0.31,iou_aware/aware,,power-0.5,shapes,0 1,0123,cafe,1\n")
+    claims = root / "claims" / "iou_aware-shapes.csv"
+    claims.parent.mkdir()
+    about = {"paper": "iou_aware", "setting": "shapes", "core": "", "says": SCRIPT, "where": "", "that": "b:AP > a:AP"}
+    about |= {"said": "1.0", "seeds": "0", "images": "1", "runs": "", "p_value": 0.1}
+    rows = [
+        {
+            **about,
+            "claim": name,
+            "printed_effect": 1.0,
+            "printed": own,
+            "verdict": verdict,
+            "effect": e,
+            "low": e,
+            "high": e,
+        }
+        for name, own, verdict, e in (
+            ("first", "agrees", "holds", 2.0),
+            ("second", "contradicts", "does not hold", -3.0),
+            ("third", "agrees", "not run", float("nan")),
+        )
+    ]
+    pd.DataFrame(rows).to_csv(claims, index=False)
     return root
 
 
@@ -101,10 +123,35 @@ def test_headline_numbers(report):
     assert "Not evaluated: iou_aware/waiting / shapes / seed 0." in text
 
 
+def test_claims_are_counted_and_contradictions_listed(report):
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", report))
+    assert "Measured on shapes holds 1 the whole 95 % interval" in text and "does not hold 1 the interval" in text
+    assert "+2.0 [+2.0, +2.0] AP" in text and "1 not run, 0 not measurable there." in text
+    assert "contradict: said 1.0, the cells give 1" in text
+
+
+def test_filters_name_what_is_tagged(report):
+    page = Page(report)
+    chosen: dict[str, set[str]] = {}
+    name = ""
+    for tag, attrs in page.tags:
+        name = attrs.get("name", name) if tag == "select" else name
+        if tag == "option" and attrs["value"]:
+            chosen.setdefault(name, set()).add(attrs["value"])
+    both = {"shapes", "the paper's own"}  # runs, and a table without a profile in its name
+    assert chosen == {"verdict": {"holds", "does not hold", "not seen"}, "profile": both}  # one paper needs no choice
+    tagged = {attrs["data-verdict"] for _, attrs in page.tags if "data-verdict" in attrs}
+    assert tagged == {"holds", "does not hold"}
+    assert {attrs["data-paper"] for _, attrs in page.tags if "data-paper" in attrs} == {"iou_aware"}
+    assert {attrs["data-profile"] for _, attrs in page.tags if "data-profile" in attrs} == both
+
+
 def test_nothing_of_the_data_becomes_markup(report):
     page = Page(report)
     assert sum(tag == "script" for tag, _ in page.tags) == 1 and SCRIPT not in report
-    assert "".join(page.texts).count(SCRIPT) == 2  # the override of a run and the row of a table, as plain text
+    assert (
+        "".join(page.texts).count(SCRIPT) == 5
+    )  # an override, the row of a table, claims and a contradicted one, as plain text
 
 
 def test_nothing_is_fetched(report):
@@ -126,7 +173,7 @@ def test_every_table_scrolls_in_its_own_box_and_has_even_rows(report):
     tables = re.findall(r"<table>.*?</table>", report, re.S)
     assert len(tables) >= 6 and report.count('<div class="scroll"><table>') == len(tables)
     for table in tables:
-        widths = {len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", table, re.S)}
+        widths = {len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr[ >].*?</tr>", table, re.S)}
         assert len(widths) == 1
 
 

@@ -79,7 +79,7 @@ def claim_rows(
         raise ValueError(f"{folder}: no claims{' are marked as core' if core else ''}")
     find = _finder(tables, there, asked)
     return [
-        {**_about(claim), "that": one.text, **printed_row(one, tables), **measured_row(one, find, sampler)}
+        {**_about(claim, asked), "that": one.text, **printed_row(one, tables), **measured_row(one, find, sampler)}
         for claim in found
         for one in claim.comparisons
     ]
@@ -115,9 +115,11 @@ def _has(run: Run, rule: str) -> bool:
     return repr(parse_rule(rule)) in {repr(parse_rule(name)) for name in run.rules}
 
 
-def _about(claim: Claim) -> dict[str, Any]:
-    return {"paper": claim.paper, "claim": claim.name, "core": "core" if claim.core else "", "says": claim.says,
-            "where": claim.where}  # fmt: skip
+def _about(claim: Claim, asked: Setting) -> dict[str, Any]:
+    """What a row says of its claim."""
+    core = "core" if claim.core else ""
+    about = {"paper": claim.paper, "setting": asked.label, "claim": claim.name, "core": core}
+    return {**about, "says": claim.says, "where": claim.where}
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
