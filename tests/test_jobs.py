@@ -214,7 +214,7 @@ def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
         while not steps.exists():
             time.sleep(0.1)
         again: list[str] = []
-        second = threading.Thread(target=on_slurm, args=(jobs[2:], tmp_path / "jobs", options, again.append, 0.2))
+        second = threading.Thread(target=on_slurm, args=(jobs[2:], tmp_path / "jobs", options, again.append, None, 0.2))
         second.start()
         while not again:
             time.sleep(0.1)

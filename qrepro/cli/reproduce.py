@@ -85,7 +85,7 @@ def reproduce(
         if t.state != "done"
     ]
     if options:
-        errors = on_slurm(todo, out / "jobs", options, typer.echo)
+        errors = on_slurm(todo, out / "jobs", options, typer.echo, device)
     elif jobs > 1:
         errors = side_by_side(todo, jobs, device, typer.echo)
     else:

@@ -128,7 +128,12 @@ def _last_line(log: Path, code: int) -> str:
 
 
 def on_slurm(
-    jobs: Sequence[Job], folder: Path, options: Mapping[str, str], report: Report, wait: float = 10.0
+    jobs: Sequence[Job],
+    folder: Path,
+    options: Mapping[str, str],
+    report: Report,
+    device: str | None = None,
+    wait: float = 10.0,
 ) -> dict[str, str]:
     """Submit jobs to Slurm by submitit, wait for them, and return the errors of those that failed, by name.
 
@@ -160,7 +165,7 @@ def on_slurm(
     if fresh:
         executor = _executor(submitit, folder, cluster, options)
         with executor.batch():
-            made = [executor.submit(Requeued(job)) for job in fresh]
+            made = [executor.submit(Requeued(job, device)) for job in fresh]
         for job, one in zip(fresh, made, strict=True):
             _ids(folder, job).write_text(one.job_id)
             submitted[job.name] = one
@@ -226,8 +231,8 @@ def _ids(folder: Path, job: Job) -> Path:
 class Requeued:
     """A job as submitit calls it: in one or several processes, and once more after a pre-emption."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, device: str | None) -> None:
+        self.job, self.device = job, device
 
     def __call__(self) -> None:
         """Do the job. Several tasks become the ranks of one training."""
@@ -235,7 +240,7 @@ class Requeued:
 
         if submitit.JobEnvironment().num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export()
-        self.job.call(None)
+        self.job.call(self.device)
 
     def checkpoint(self) -> Any:
         """Queue it again: it continues from its last checkpoint."""
