@@ -464,6 +464,13 @@ def test_a_training_that_fails_is_named_and_the_others_are_done(capsys, tmp_path
     assert "1 of 4 trained rows measured" in out
 
 
+def test_without_its_data_a_training_is_left_out_and_said(capsys, tmp_path):
+    arguments = ["gfl/table3", "-p", "shapes", "--data", tmp_path / "none", "--out", tmp_path / "results"]
+    code, out, err = run(capsys, "reproduce", *arguments)
+    assert code == 2 and f"4 of 4 trainings were left out: no data folder {tmp_path / 'none'}" in err
+    assert "no data" in out and not list(tmp_path.rglob("run.json"))
+
+
 def test_duration():
     said = {0: "-", float("nan"): "?", 30: "30 s", 100: "1.7 min", 1500: "25 min", 9000: "2.5 h", 4e5: "4.6 days"}
     assert {seconds: duration(seconds) for seconds in said} == said
@@ -480,6 +487,7 @@ def test_slurm_options_have_a_form(text):
         pairs([text])
 
 
-def test_reproduce_says_what_it_would_do(capsys, tmp_path):
-    code, out, _ = run(capsys, "reproduce", "vfnet/oracle", "-p", "shapes", "--dry-run", "--out", str(tmp_path))
+def test_reproduce_says_what_it_would_do(capsys, tmp_path, data):
+    arguments = ["vfnet/oracle", "-p", "shapes", "--dry-run", "--data", data, "--out", tmp_path]
+    code, out, _ = run(capsys, "reproduce", *arguments)
     assert code == 0 and "to be trained" in out and not list(tmp_path.rglob("run.json"))

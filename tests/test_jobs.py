@@ -1,5 +1,6 @@
 """Jobs in turn, side by side, and through submitit: as processes of this machine, and on a Slurm where there is one."""
 
+import errno
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from qrepro.engine.interrupt import stoppable
 from qrepro.engine.jobs import Failed, Job, in_turn, on_slurm, side_by_side
+from qrepro.engine.train import Stopped
 
 
 def note(file: Path, text: str, device: str | None) -> None:
@@ -66,13 +68,22 @@ def test_one_after_another_a_failure_does_not_stop_the_rest(tmp_path):
     assert said == ["[1/2] a", "a: failed: loss is nan at step 3", "[2/2] b"]
 
 
-def test_wrong_input_stops_all(tmp_path):
+@pytest.mark.parametrize("error", [Stopped("saved at step 3"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_signal_and_a_full_disk_stop_all(tmp_path, error):
     def wrong(device):
-        raise ValueError("data: no such folder")
+        raise error
 
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(type(error)):
         in_turn(jobs_of(tmp_path, a=wrong, b=partial(note, tmp_path / "trace", "b")), None, print)
     assert not (tmp_path / "trace").exists()
+
+
+def test_a_single_job_fails_as_itself(tmp_path):
+    def wrong(device):
+        raise ValueError("needs the timm extra")
+
+    with pytest.raises(ValueError, match="timm"):
+        in_turn(jobs_of(tmp_path, a=wrong), None, print)
 
 
 def test_side_by_side_is_at_the_same_time_and_in_other_processes(tmp_path):

@@ -15,6 +15,8 @@ import typer
 from qrepro.cli import options as o
 from qrepro.cli.rows import Setting, setting, table_files
 
+NO_DATA = "no data"
+
 
 @dataclass(frozen=True)
 class Training:
@@ -28,6 +30,8 @@ class Training:
     def state(self) -> str:
         """What is to be done."""
         run = self.choice.run
+        if not self.choice.data.is_dir():
+            return NO_DATA
         progress = run.progress(self.choice.recipe, self.choice.seed)
         if progress != "trained":
             return {"nothing": "to be trained", "begun": "to be continued"}[progress]
@@ -82,8 +86,9 @@ def reproduce(
     todo = [
         Job(_name(t, out), partial(_carry_out, t, workers), t.choice.run.path / "output.txt")
         for t in trainings
-        if t.state != "done"
+        if t.state not in ("done", NO_DATA)
     ]
+    missing = list(dict.fromkeys(str(t.choice.data) for t in trainings if t.state == NO_DATA))
     if options:
         errors = on_slurm(todo, out / "jobs", options, typer.echo, device)
     elif jobs > 1:
@@ -95,6 +100,9 @@ def reproduce(
     if errors:
         name, reason = next(iter(errors.items()))
         raise Failed(f"{len(errors)} of {len(todo)} trainings failed, the first is {name}: {reason}")
+    if missing:
+        count = sum(t.state == NO_DATA for t in trainings)
+        raise ValueError(f"{count} of {len(trainings)} trainings were left out: no data folder {', '.join(missing)}")
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -182,7 +190,7 @@ def _say_plan(trainings: Sequence[Training], title: str, device: str | None, out
     rows, seconds = [], 0.0
     for training in trainings:
         recipe, state = training.choice.recipe, training.state
-        took = speeds.seconds(recipe) if state.startswith("to be t") or state == "to be continued" else 0.0
+        took = 0.0 if state in ("done", "to be evaluated") else speeds.seconds(recipe)
         seconds += took
         rows.append(
             {

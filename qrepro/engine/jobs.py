@@ -6,6 +6,7 @@ simply called again.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -42,7 +43,7 @@ class Job:
 def in_turn(jobs: Sequence[Job], device: str | None, report: Report) -> dict[str, str]:
     """Do jobs one after another in this process; returns the errors of those that failed, by name.
 
-    Wrong input (`ValueError`, a missing file) and a signal end all.
+    A signal and a full disk end all; a single job fails as if it had been called by itself.
     """
     from qrepro.engine.train import Stopped
 
@@ -51,9 +52,9 @@ def in_turn(jobs: Sequence[Job], device: str | None, report: Report) -> dict[str
         report(f"[{number}/{len(jobs)}] {job.name}")
         try:
             job.call(device)
-        except Stopped:
-            raise
-        except (RuntimeError, MemoryError) as error:  # this one diverged, or is too large; the next need not
+        except Exception as error:  # this one diverged, or is too large, or lacks a library; the next need not
+            if isinstance(error, Stopped) or getattr(error, "errno", None) == errno.ENOSPC or len(jobs) == 1:
+                raise
             errors[job.name] = str(error) or type(error).__name__
             report(f"{job.name}: failed: {errors[job.name]}")
     return errors
