@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from qrepro.interop import zoo
-from qrepro.interop.zoo import Published, direct, fetch_model, named, published
+from qrepro.interop.zoo import Published, direct, fetch_model, named, published, reported
 from qrepro.recipe import recipe_root
 
 ONE = Published("one", "here", "2011.12885", "", "", "41.0", "", "")
@@ -35,6 +35,12 @@ def test_names_that_are_unknown_have_a_nearest():
     assert named("atss_r50_fpn_1x_coco").AP == "39.4"
     with pytest.raises(ValueError, match="did you mean 'atss_r50_fpn_1x_coco'"):
         named("atss_r50_fpn_1x")
+
+
+def test_a_row_of_a_table_says_more_than_its_ap():
+    row = reported(next(model for model in published() if model.row and model.source != "MMDetection"))
+    assert {"AP", "AP50", "row", "backbone"} <= row.keys()
+    assert reported(replace(ONE, AP="39.4")) == {"AP": "39.4"}
 
 
 def test_a_file_is_fetched_once_and_checked(tmp_path):

@@ -16,6 +16,9 @@ Name = Annotated[str, typer.Argument(help="As `qrepro zoo list` names it.")]
 Folder = Annotated[Path | None, typer.Option("--to", help="Folder of files. \\[default: $QREPRO_DATA/zoo or data/zoo]")]
 
 
+COLUMNS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+
+
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Names, reported AP, and where they are published."""
@@ -52,11 +55,13 @@ def evaluate(
     device: o.Device = None,
     workers: o.Workers = None,
 ) -> None:
-    """Fetch, import, and evaluate with the oracle; measured AP beside the reported one."""
+    """Fetch, import, and evaluate with the oracle; the row of the table beside the reported one."""
+    from analysis.runs import load_run
+    from analysis.summary import headline_rows
     from qrepro.cli import show
     from qrepro.cli.evaluate import evaluate_choice
     from qrepro.interop.importing import import_checkpoint
-    from qrepro.interop.zoo import fetch_model, named
+    from qrepro.interop.zoo import fetch_model, named, reported
 
     model = named(name)
     with show.transfers() as progress:
@@ -66,8 +71,13 @@ def evaluate(
         import_checkpoint(file, folder)
     choice = o.choose(str(folder), data=data)
     evaluate_choice(choice, oracle=True, device=device, workers=workers)
-    own = choice.run.metrics()["rules"][choice.recipe.score]["AP"]
+    own = choice.run.metrics()["rules"][choice.recipe.score]
+    printed = reported(model)
     show.table(
-        [{"detector": name, "reported AP": model.AP, "measured AP": own, "row": model.row or "-"}],
-        "Against what its authors report on val2017",
+        [
+            {"of": "reported", **{column: printed.get(column, "") for column in COLUMNS}, "row": model.row or "-"},
+            {"of": "measured", **{column: f"{own[column]:.1f}" for column in COLUMNS}, "row": model.row or "-"},
+        ],
+        f"{name}: what its authors report on val2017, and what it has here",
     )
+    show.table(headline_rows([load_run(folder)]), "How good are the boxes ranked, and how good could they be?")

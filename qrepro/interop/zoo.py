@@ -46,6 +46,17 @@ def named(name: str) -> Published:
     return known[name]
 
 
+def reported(model: Published) -> dict[str, str]:
+    """What is printed of a detector by column: the row of a table where it is one, else its AP alone."""
+    found = [path for path in recipe_root().glob(f"*/{model.table}.csv") if model.table and model.row]
+    for path in found:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["row"] == model.row:
+                    return {**row, "AP": model.AP}
+    return {"AP": model.AP}
+
+
 def fetch_model(model: Published, folder: Path, progress: Progress = silent) -> Path:
     """The file of a detector in a folder, fetched unless it is there, continued where it was cut, and checked.
 
