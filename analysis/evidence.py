@@ -53,6 +53,11 @@ class Sampler:
         self._ap: dict[tuple[Path, str, str], Resampled] = {}
         self._pcc: dict[tuple[Path, str], Resampled] = {}
 
+    def term(self, weight: float, measured: Measured, column: str) -> tuple[float, list[Resampled], str]:
+        """A term of `significance.combined_row`: weight, resampled runs, metric."""
+        sampled = [self.sampled(run, measured.rule, column) for run in measured.runs]
+        return weight, [one for one, _ in sampled], sampled[0][1]
+
     def sampled(self, run: Run, rule: str, column: str) -> tuple[Resampled, str]:
         """A run's resampled metrics that hold a column, and its name among them.
 
@@ -101,35 +106,26 @@ def measured_row(
     `not seen` where 0 is in it; `not run`; `not measurable` where a cell is of a cited row, of a column that runs do
     not have, or where both sides are the same training here.
     """
-    nothing: dict[str, Any] = {"effect": math.nan, "low": math.nan, "high": math.nan, "p_value": math.nan}
-    nothing |= {"seeds": "", "images": "", "runs": ""}
+    nothing: dict[str, Any] = dict.fromkeys(("effect", "low", "high", "p_value"), math.nan)
+    nothing |= dict.fromkeys(("seeds", "images", "runs"), "")
     behind = {cell: find(cell) for cell in comparison.cells}
     if any(found is None or not _measurable(cell.column) for cell, found in behind.items()):
         return {"verdict": NOT_MEASURABLE, **nothing}
     found = {cell: one for cell, one in behind.items() if one is not None}
-    if any(not one.runs for one in found.values()):
+    if not all(one.runs for one in found.values()):
         return {"verdict": NOT_RUN, **nothing}
-    signed = [(sign, of) for sign, of in comparison.left] + [(-sign, of) for sign, of in comparison.right]
-    constant = sum(sign * of for sign, of in signed if not isinstance(of, Cell))
-    weights: dict[tuple[Any, ...], float] = {}
-    cells: dict[tuple[Any, ...], Cell] = {}
-    for sign, of in signed:
-        if isinstance(of, Cell):
-            key = (*found[of].key, of.column)
-            weights[key] = weights.get(key, 0.0) + sign
-            cells[key] = of
-    if not any(weights.values()):
+    constant, weighed = _collected(comparison, found)
+    if not weighed:
         return {"verdict": NOT_MEASURABLE, **nothing}
     try:
-        row = combined_row(_terms(weights, cells, found, sampler), constant, level)
+        row = combined_row([sampler.term(*one) for one in weighed], constant, level)
     except FileNotFoundError:
         return {"verdict": NOT_RUN, **nothing}
     if math.isnan(row["value"]):
         return {"verdict": NOT_MEASURABLE, **nothing}
     runs = list(dict.fromkeys(run for one in found.values() for run in one.runs))
-    verdict = HOLDS if row["low"] > 0 else FAILS if row["high"] < 0 else OPEN
     return {
-        "verdict": verdict,
+        "verdict": HOLDS if row["low"] > 0 else FAILS if row["high"] < 0 else OPEN,
         "effect": row["value"],
         **{name: row[name] for name in ("low", "high", "p_value")},
         "seeds": " ".join(map(str, sorted({run.seed for run in runs}))),
@@ -138,20 +134,20 @@ def measured_row(
     }
 
 
-def _terms(
-    weights: Mapping[tuple[Any, ...], float],
-    cells: Mapping[tuple[Any, ...], Cell],
-    found: Mapping[Cell, Measured],
-    sampler: Sampler,
-) -> list[tuple[float, list[Resampled], str]]:
-    """Weight, runs and metric of each different measurement."""
-    terms = []
-    for key, weight in weights.items():
-        cell = cells[key]
-        sampled = [sampler.sampled(run, found[cell].rule, cell.column) for run in found[cell].runs]
-        if weight:
-            terms.append((weight, [one for one, _ in sampled], sampled[0][1]))
-    return terms
+def _collected(
+    comparison: Comparison, found: Mapping[Cell, Measured]
+) -> tuple[float, list[tuple[float, Measured, str]]]:
+    """Left side less right side: the numbers in it, and weight, runs and column of each different measurement."""
+    signed = [*comparison.left, *((-sign, of) for sign, of in comparison.right)]
+    constant = sum(sign * of for sign, of in signed if not isinstance(of, Cell))
+    weights: dict[tuple[Any, ...], float] = {}
+    measurements: dict[tuple[Any, ...], tuple[Measured, str]] = {}
+    for sign, of in signed:
+        if isinstance(of, Cell):
+            key = (*found[of].key, of.column)
+            weights[key] = weights.get(key, 0.0) + sign
+            measurements[key] = found[of], of.column
+    return constant, [(weight, *measurements[key]) for key, weight in weights.items() if weight]
 
 
 def _measurable(column: str) -> bool:
