@@ -213,11 +213,23 @@ def count_up(file: Path, device: str | None) -> None:
         time.sleep(60 if step == 0 else 0)
 
 
+def until_stopped(folder: Path, device: str | None) -> None:
+    """A training as it answers SIGTERM; the second time it has nothing left to do."""
+    if (folder / "saved").exists():
+        return
+    with stoppable() as stop:
+        (folder / "begun").touch()
+        while not stop.asked:
+            time.sleep(0.05)
+    (folder / "saved").touch()
+    raise Stopped("saved at step 7")
+
+
 @pytest.mark.slow  # Slurm lets two minutes pass before it starts a job again
 def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
     trace, steps = tmp_path / "trace", tmp_path / "steps"
     calls = {"a": partial(note, trace, "a"), "b": diverge, "c": partial(count_up, steps)}
-    jobs = jobs_of(tmp_path, **calls)
+    jobs = jobs_of(tmp_path, **calls, d=partial(until_stopped, tmp_path))
     options = {"partition": "short", "timeout_min": "5", "cpus_per_task": "1"}
     said: list[str] = []
 
@@ -225,13 +237,18 @@ def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
         while not steps.exists():
             time.sleep(0.1)
         again: list[str] = []
-        second = threading.Thread(target=on_slurm, args=(jobs[2:], tmp_path / "jobs", options, again.append, None, 0.2))
+        second = threading.Thread(
+            target=on_slurm, args=(jobs[2:3], tmp_path / "jobs", options, again.append, None, 0.2)
+        )
         second.start()
         while not again:
             time.sleep(0.1)
         said.extend(again[:1])
         number = (tmp_path / "jobs" / "c.id").read_text()
         subprocess.run(["scancel", "--signal=USR2", number], check=True)  # what Slurm sends before it takes the node
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.1)
+        subprocess.run(["scancel", "--signal=TERM", (tmp_path / "jobs" / "d.id").read_text()], check=True)
         second.join()
 
     signals = threading.Thread(target=preempt)
@@ -240,4 +257,5 @@ def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
     signals.join()
     assert errors == {"b": "RuntimeError: loss is nan at step 3"}
     assert trace.read_text().startswith("a None ") and steps.read_text() == "0 1 2 "
-    assert any(line.startswith("c: already queued as ") for line in said) and "c: done" in said
+    assert any(line.startswith("c: already queued as ") for line in said) and {"c: done", "d: done"} <= set(said)
+    assert (tmp_path / "saved").exists()

@@ -24,6 +24,7 @@ import torch
 from qrepro.engine.interrupt import stoppable
 
 Report = Callable[[str], None]
+GRACE = 120  # s, more than Slurm leaves between SIGTERM and SIGKILL
 SHARED = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "cluster")
 
 
@@ -239,12 +240,20 @@ class Requeued:
         """Do the job. Several tasks become the ranks of one training."""
         import submitit
 
+        from qrepro.engine.train import Stopped
+
         if submitit.JobEnvironment().num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export()
-        self.job.call(self.device)
+        try:
+            self.job.call(self.device)
+        except Stopped:  # by the SIGTERM with which Slurm takes a node away
+            if number := os.environ.get("SLURM_JOB_ID"):
+                subprocess.run(["scontrol", "requeue", number], check=False)
+                time.sleep(GRACE)  # Slurm ends this process; leaving by itself would count as a failure
+            raise
 
     def checkpoint(self) -> Any:
-        """Queue it again: it continues from its last checkpoint."""
+        """At the signal before a time limit: queue it again, it continues from its last checkpoint."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
