@@ -162,6 +162,16 @@ def claim_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     return next((worst for worst in (FAILS, NOT_RUN, OPEN, HOLDS) if worst in said), NOT_MEASURABLE)
 
 
+def effect_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The comparison that decides of each claim that was measured, with its column: for `plots.claimed_effects`."""
+    found = []
+    for _, group in groupby(rows, lambda row: (row["paper"], row["claim"])):
+        some = list(group)
+        if decisive := _decisive(some):
+            found.append({**decisive, "column": _column(decisive)})
+    return found
+
+
 def claim_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One line per claim for reading, from rows of its comparisons: the worst of each decides, and is shown.
 
@@ -173,15 +183,26 @@ def claim_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         said = claim_verdict(some)
         wrong = next((row for row in some if row["printed"] == CONTRADICTS), None)
         own = NOT_PRINTED if all(row["printed"] == NOT_PRINTED for row in some) else AGREES
-        decisive = [row for row in some if row["verdict"] == said and not math.isnan(row["effect"])]
+        decisive = _decisive(some)
         about = {key: some[0][key] for key in ("says", "where", "core")}
         line = {"claim": name, **about, "its own tables": _contradiction(wrong) if wrong else own}
-        shown = decisive[0] if decisive else wrong or some[0]
+        shown = decisive or wrong or some[0]
         printed = shown["printed_effect"]
         line |= {"printed effect": "" if math.isnan(printed) else f"{printed:+g}", "measured": said}
-        line |= {"effect": _effect(decisive[0]) if decisive else "", "comparisons": str(len(some))}
+        line |= {"effect": _effect(decisive) if decisive else "", "comparisons": str(len(some))}
         lines.append(line)
     return lines
+
+
+def _decisive(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The measured comparison that gives a claim its verdict; None without one."""
+    said = claim_verdict(rows)
+    return next((row for row in rows if row["verdict"] == said and not math.isnan(row["effect"])), None)
+
+
+def _column(row: Mapping[str, Any]) -> str:
+    """The column of a comparison's first cell."""
+    return str(row["that"]).split()[0].rpartition(":")[2]
 
 
 def _contradiction(row: Mapping[str, Any]) -> str:
@@ -192,6 +213,6 @@ def _contradiction(row: Mapping[str, Any]) -> str:
 
 def _effect(row: Mapping[str, Any]) -> str:
     """An effect with its interval, and the column that it is in."""
-    column = row["that"].split()[0].rpartition(":")[2]
+    column = _column(row)
     digits = 3 if column == "PCC" else 1
     return f"{row['effect']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}] {column}"

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import page
-from analysis.evidence import FAILS, HOLDS, MAP_NOTE, NOT_MEASURABLE, NOT_RUN, OPEN, VERDICTS, claim_lines
+from analysis.evidence import FAILS, HOLDS, MAP_NOTE, NOT_MEASURABLE, NOT_RUN, OPEN, VERDICTS, claim_lines, effect_rows
+from analysis.plots import Plot, claimed_effects
 from analysis.tables import missing_rows, read_table
 
 OWN = "the paper's own"  # setting of a table without a suffix
@@ -40,6 +41,7 @@ def claims_section(root: Path) -> tuple[str, list[str], list[str]]:
                     page.subheading(f"Measured on {name}"),
                     page.cards([(verdict, str(counts[verdict]), VERDICTS[verdict], kind) for verdict, kind in _KINDS]),
                     _table(seen, name),
+                    page.figure(_effects(rows, name), heading=f"Effects on {name}"),
                     page.note(rest),
                 ],
                 {"profile": profile_of(name)},
@@ -75,6 +77,11 @@ def read_claim_rows(file: Path) -> list[dict[str, Any]]:
     for name in NUMBERS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce")
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _effects(rows: Sequence[Mapping[str, Any]], setting: str) -> Plot:
+    """Printed and measured effects in a setting."""
+    return claimed_effects(effect_rows([row for row in rows if row["setting"] == setting]), f"Measured on {setting}.")
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], papers: Sequence[str]) -> list[dict[str, Any]]:

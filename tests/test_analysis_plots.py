@@ -26,6 +26,7 @@ from analysis.plots import (
     ap_by_threshold,
     ap_vs_alpha,
     before_and_after,
+    claimed_effects,
     class_vs_iou_score,
     correlation_by_group,
     difference_interval,
@@ -511,6 +512,39 @@ def test_difference_interval_refuses():
         difference_interval(DIFFERENCES, name="name")
     with pytest.raises(ValueError, match="metric 'AP': low 3 is above high 2"):
         difference_interval([{**DIFFERENCES[0], "low": 3.0}])
+
+
+def claimed(claim, column, printed, effect, verdict):
+    about = {"paper": "p", "claim": claim, "column": column, "printed_effect": printed}
+    return {**about, "effect": effect, "low": effect - 1, "high": effect + 1, "verdict": verdict}
+
+
+def test_claimed_effects_has_a_panel_for_each_unit():
+    rows = [
+        claimed("a", "AP", 1.5, 2.0, "holds"),
+        claimed("b", "PCC", 0.3, -3.0, "does not hold"),
+        claimed("c", "mAP50", np.nan, 0.5, "not seen"),
+    ]
+    plot = claimed_effects(rows, "On shapes.")
+    points, correlations = plot.figure.axes
+    assert (points.get_xlabel(), correlations.get_xlabel()) == ("effect in AP points", "effect in Pearson correlation")
+    zero, *drawn = points.lines
+    assert zero.get_xdata() == [0, 0] and [line.get_xdata().tolist() for line in drawn] == [
+        [1, 3],
+        [2],
+        [1.5],
+        [-0.5, 1.5],
+        [0.5],
+    ]
+    assert [label.get_text() for label in points.get_yticklabels()] == ["p: a (AP)", "p: c (mAP50)"]
+    assert [line.get_xdata().tolist() for line in correlations.lines[1:]] == [[-4, -2], [-3], [0.3]]
+    colours = {line.get_color() for line in correlations.lines[1:3]}
+    assert len(colours) == 1 and colours != {drawn[0].get_color()} and points.yaxis_inverted()
+    (legend,) = plot.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["holds", "not seen", "does not hold", "printed"]
+    assert plot.caption.startswith("On shapes. Lines: 95 %") and len(plot.points) == 3
+    with pytest.raises(ValueError, match="claimed_effects needs at least one row"):
+        claimed_effects([])
 
 
 def group(name, pearson, n=7):

@@ -5,6 +5,7 @@ Every function takes arrays or rows and returns a `Plot`; nothing touches pyplot
 
 from analysis.plots.analytic import iou_gradient, perturbation, qfl_curves
 from analysis.plots.calibration import reliability
+from analysis.plots.claims import claimed_effects
 from analysis.plots.distributions import side_distributions
 from analysis.plots.intervals import correlation_by_group, difference_interval
 from analysis.plots.labels import label_histograms, target_histogram
@@ -22,6 +23,7 @@ __all__ = [
     "ap_by_threshold",
     "ap_vs_alpha",
     "before_and_after",
+    "claimed_effects",
     "class_vs_iou_score",
     "correlation_by_group",
     "difference_interval",

@@ -37,7 +37,7 @@ def difference_interval(
         raise ValueError("difference_interval needs at least one row")
     _check_intervals(frame, name)
     names = [fold(str(value), NAME) for value in frame[name]]
-    places, height = _places(names)
+    places, height = row_places(names)
     with canvas(6.4, 0.55 + height) as figure:
         ax = figure.subplots()
         ax.axvline(0, color=BLACK, linewidth=0.8)
@@ -95,7 +95,7 @@ def correlation_by_group(
         texts[group] = fold(f"{group}{number_of}" + ("" if mine[value].notna().any() else ": undefined"), NAME)
     columns = math.ceil(len(texts) / LONG)
     parts = [list(part) for part in np.array_split(np.array(list(texts), object), columns)]
-    spans = [_places([texts[group] for group in part], 0.10 + STEP * len(frames)) for part in parts]
+    spans = [row_places([texts[group] for group in part], 0.10 + STEP * len(frames)) for part in parts]
     tallest = max(height for _, height in spans)
     with canvas(4.9 * columns, 0.55 + tallest) as figure:
         axes = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
@@ -122,7 +122,7 @@ def _check_intervals(frame: pd.DataFrame, name: str, low: str = "low", high: str
         raise ValueError(f"{name} {row[name]!r}: {low} {row[low]:g} is above {high} {row[high]:g}")
 
 
-def _places(texts: Sequence[str], least: float = 0.26) -> tuple[np.ndarray, float]:
+def row_places(texts: Sequence[str], least: float = 0.26) -> tuple[np.ndarray, float]:
     """Middles of rows below each other and their total height, in inches: each holds its text, `least` at least.
 
     A small margin lies above and below them.

@@ -39,8 +39,9 @@ def claims(
     """Check each claim of the papers against their own tables, then against runs, with intervals of 95 %."""
     import pandas as pd
 
-    from analysis.evidence import claim_lines
+    from analysis.evidence import claim_lines, effect_rows
     from analysis.papers import read_paper
+    from analysis.plots import claimed_effects
     from analysis.tables import write_csv, write_markdown
     from qrepro.cli import show
 
@@ -59,6 +60,9 @@ def claims(
             brief = [{key: line[key] for key in line if key not in ("says", "where", "core")} for line in lines]
             show.table(brief, f"{paper.short} ({asked.label}), {len(lines)} claims")
             show.console.print(f"wrote {target}", soft_wrap=True, highlight=False)
+    if measured := effect_rows(everything):
+        figure = claimed_effects(measured, f"Claims, measured on {asked.label}.")
+        figure.save((out or results / "claims") / "figures" / f"effects{asked.suffix}")
     if as_json:
         clean = [
             {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in everything
