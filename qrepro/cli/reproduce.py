@@ -80,15 +80,16 @@ def reproduce(
     options = pairs(slurm or [])
     asked = setting(profile, overrides, steps)
     trainings = plan(table_files(which), asked, wanted, seed or [0], data, out)
-    _say_plan(trainings, f"{which or 'all papers'} on {asked.label}", device, out)
+    states = [(training, training.state) for training in trainings]  # which reads a checkpoint of each
+    _say_plan(states, f"{which or 'all papers'} on {asked.label}", device, out)
     if dry_run:
         return
     todo = [
-        Job(_name(t, out), partial(_carry_out, t, workers), t.choice.run.path / "output.txt")
-        for t in trainings
-        if t.state not in ("done", NO_DATA)
+        Job(_name(training, out), partial(_carry_out, training, workers), training.choice.run.path / "output.txt")
+        for training, state in states
+        if state not in ("done", NO_DATA)
     ]
-    missing = list(dict.fromkeys(str(t.choice.data) for t in trainings if t.state == NO_DATA))
+    missing = [str(training.choice.data) for training, state in states if state == NO_DATA]
     if options:
         errors = on_slurm(todo, out / "jobs", options, typer.echo, device)
     elif jobs > 1:
@@ -101,8 +102,8 @@ def reproduce(
         name, reason = next(iter(errors.items()))
         raise Failed(f"{len(errors)} of {len(todo)} trainings failed, the first is {name}: {reason}")
     if missing:
-        count = sum(t.state == NO_DATA for t in trainings)
-        raise ValueError(f"{count} of {len(trainings)} trainings were left out: no data folder {', '.join(missing)}")
+        folders = ", ".join(dict.fromkeys(missing))
+        raise ValueError(f"{len(missing)} of {len(trainings)} trainings were left out: no data folder {folders}")
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -179,7 +180,7 @@ def _name(training: Training, out: Path) -> str:
     return (path.relative_to(out) if path.is_relative_to(out) else path).as_posix()
 
 
-def _say_plan(trainings: Sequence[Training], title: str, device: str | None, out: Path) -> None:
+def _say_plan(states: Sequence[tuple[Training, str]], title: str, device: str | None, out: Path) -> None:
     """Print what is to be done, and how long it will take."""
     from qrepro.cli import show
     from qrepro.engine.cost import measured, steps
@@ -188,8 +189,8 @@ def _say_plan(trainings: Sequence[Training], title: str, device: str | None, out
     place = Place(0, 1, pick(device))
     speeds = measured([card.parent for card in sorted(out.rglob("run.json"))], place.device, place.name)
     rows, seconds = [], 0.0
-    for training in trainings:
-        recipe, state = training.choice.recipe, training.state
+    for training, state in states:
+        recipe = training.choice.recipe
         took = 0.0 if state in ("done", "to be evaluated") else speeds.seconds(recipe)
         seconds += took
         rows.append(
@@ -204,9 +205,9 @@ def _say_plan(trainings: Sequence[Training], title: str, device: str | None, out
             }
         )
     show.table(rows, title)
-    count = sum(len(training.rows) for training in trainings)
+    count = sum(len(training.rows) for training, _ in states)
     show.console.print(
-        f"{len(trainings)} trainings for {count} rows; {duration(seconds)} one after another on one device "
+        f"{len(states)} trainings for {count} rows; {duration(seconds)} one after another on one device "
         f"({speeds.source}; what is begun is counted whole)",
         soft_wrap=True,
         highlight=False,
