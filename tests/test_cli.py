@@ -19,6 +19,7 @@ from qrepro.cli.options import choose, numbers
 from qrepro.cli.reproduce import carry_out, duration, pairs, plan
 from qrepro.cli.rows import Setting, table_files
 from qrepro.cli.train import train_choice
+from qrepro.recipe import resolve
 from qrepro.recipe.load import profiles
 from test_train import TINY
 
@@ -397,6 +398,20 @@ def test_the_plan_of_a_table_has_each_model_once(tmp_path):
     assert (one.rows, one.rules) == (["table2/k4-p64", "table2/k4-p64-again"], ["product"])
     with pytest.raises(ValueError, match=r"--rows k4-p65: .*did you mean 'k4-p64'"):
         plan(table_files("gflv2/table2"), Setting("shapes"), ["k4-p65"], [0], None, tmp_path)
+
+
+def test_a_run_is_found_by_what_it_trained(tmp_path):
+    """On shapes the 24 epochs of GFL's table 4 are the same training as its 12."""
+    from qrepro.engine.run import Run, folder
+
+    recipe = resolve("gfl/r50_2x", "shapes")
+    made = Run(folder(tmp_path, recipe, 3))
+    made.write_card(recipe, 3)
+    made.last.touch()
+    (one,) = plan(table_files("gfl/table3"), Setting("shapes"), ["atss-qfl-dfl"], [3], None, tmp_path)
+    assert one.choice.run.path == made.path and one.choice.recipe.name == "gfl/r50_2x" and one.choice.seed == 3
+    (other,) = plan(table_files("gfl/table3"), Setting("shapes"), ["atss-qfl-dfl"], [4], None, tmp_path)
+    assert other.choice.run.path == folder(tmp_path, resolve("gfl/gfl", "shapes"), 4)
 
 
 def test_what_a_table_needs_is_done_once_and_rules_are_added(data, tmp_path, capsys):

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qrepro.cli import options as o
 from qrepro.cli.rows import Setting, setting, table_files
+
+if TYPE_CHECKING:
+    from qrepro.recipe import Recipe
 
 NO_DATA = "no data"
 
@@ -120,9 +123,13 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 def plan(
     files: list[Path], asked: Setting, wanted: list[str], seeds: list[int], data: Path | None, out: Path
 ) -> list[Training]:
-    """The different trainings behind the rows of some tables, all rows for none wanted, in the order of these."""
+    """The different trainings behind the rows of some tables, all rows for none wanted, in the order of these.
+
+    A training that is there already is taken by what it trained, under whatever name: the small profiles make recipes
+    of a paper the same that differ in backbone or schedule only.
+    """
+    from analysis.runs import find_runs
     from analysis.tables import read_table
-    from qrepro.engine.run import Run, folder
     from qrepro.quality import Rule
     from qrepro.recipe.parts import nearest
 
@@ -135,19 +142,31 @@ def plan(
     known = [row["row"] for row in rows]
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"--rows {unknown[0]}: no row that was trained{nearest(unknown[0], known)}")
+    runs = find_runs(out) if out.is_dir() else []
+    there = {(run.info.get("hash"), run.profile, run.seed): run.path for run in runs if run.has("last.pt")}
     found: dict[tuple[str, int], Training] = {}
     for row in rows:
         if wanted and row["row"] not in wanted:
             continue
         recipe = asked.recipe(row)
         for seed in seeds:
-            place = o.data_folder(recipe.data.name, data)
-            choice = o.Choice(recipe, Run(folder(out, recipe, seed)), place, seed)
-            training = found.setdefault((recipe.hash, seed), Training(choice, [], []))
+            if (recipe.hash, seed) not in found:
+                path = there.get((recipe.hash, recipe.profile, seed))
+                found[recipe.hash, seed] = Training(_choice(recipe, seed, data, out, path), [], [])
+            training = found[recipe.hash, seed]
             rule = Rule.parse(row["rule"]).name
             training.rules.extend([rule] if rule not in training.rules else [])
             training.rows.append(row["place"])
     return list(found.values())
+
+
+def _choice(recipe: Recipe, seed: int, data: Path | None, out: Path, path: Path | None) -> o.Choice:
+    """A training under the name of its recipe, or the run folder that holds it."""
+    from qrepro.engine.run import Run, folder
+
+    if path:
+        return o.choose(str(path), data=data)
+    return o.Choice(recipe, Run(folder(out, recipe, seed)), o.data_folder(recipe.data.name, data), seed)
 
 
 def carry_out(choice: o.Choice, rules: list[str], *, device: str | None = None, workers: int | None = None) -> None:
