@@ -7,6 +7,9 @@ import pandas as pd
 import pytest
 
 from analysis.claims import read_claims
+from analysis.evidence import VERDICTS, claim_lines
+from analysis.papers import read_paper
+from analysis.report_papers import read_claim_rows
 from analysis.runs import find_runs
 from qrepro.recipe.load import names
 from test_cli import run
@@ -62,6 +65,22 @@ def test_a_method_of_ones_own_as_the_page_says(capsys, tmp_path, monkeypatch, sh
     assert frame["seeds"].tolist() == ["0 1"] * 3 and frame["AP_measured"].notna().all()
     (claims,) = (tmp_path / "results" / "claims").glob("mine-shapes*.csv")
     assert set(pd.read_csv(claims)["verdict"]) <= {"holds", "does not hold", "not seen"}
+
+
+def test_the_readme_shows_the_claims_as_they_were_measured():
+    """Every row of its table is that of a core claim in results/reproduction, with its own numbers, and none is missing."""
+    root = DOCS.parent / "results" / "reproduction" / "claims"
+    rows = [row for file in sorted(root.glob("*-shapes.csv")) for row in read_claim_rows(file)]
+    papers = {row["paper"]: read_paper(DOCS.parent / "recipes" / row["paper"]).short for row in rows}
+    wanted = [
+        f"| {papers[paper]} | {line['says']} | {line['printed effect']} | {line['effect']} | {line['measured']} |"
+        for paper in papers
+        for line in claim_lines([row for row in rows if row["paper"] == paper])
+        if line["core"]
+    ]
+    text = (DOCS.parent / "README.md").read_text()
+    shown = [line for line in text.splitlines() if line.startswith("| ") and line.split(" | ")[-1][:-2] in VERDICTS]
+    assert sorted(shown) == sorted(wanted) and len(wanted) >= 15
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]))
