@@ -94,7 +94,7 @@ def _lines(rows: Sequence[Mapping[str, Any]], papers: Sequence[str]) -> list[dic
 
 def _table(lines: Sequence[Mapping[str, Any]], setting: str) -> str:
     """Claims that were measured."""
-    columns = ("paper", "core", "claim", "says", "printed effect", "measured", "effect")
+    columns = ("paper", "claim", "core", "printed effect", "effect", "measured", "says")
     tags = [{"paper": line["paper"], "verdict": line["measured"], "profile": profile_of(setting)} for line in lines]
     return page.table(pd.DataFrame([{key: line[key] for key in columns} for line in lines]), tags)
 
