@@ -254,7 +254,7 @@ def _trace(runs: Sequence[Run], profile: str, stale: str) -> dict[str, str]:
         "seeds": _unique(run.seed for run in runs),
         "hash": _unique(info.get("hash", "") for info in infos),
         "commit": _unique(info.get("commit", "") for info in infos),
-        "device": _unique((info.get("device", "") for info in infos), "; "),
+        "device": _unique((info.get("device", "unknown") for info in infos), "; "),
         "date": _unique(sorted(str(info.get("created", ""))[:10] for info in infos)),
         "split": _unique(run.metrics["split"] for run in runs),
         "images": _unique(run.metrics["images"] for run in runs),
