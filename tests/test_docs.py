@@ -68,7 +68,7 @@ def test_a_method_of_ones_own_as_the_page_says(capsys, tmp_path, monkeypatch, sh
 
 
 def test_the_readme_shows_the_claims_as_they_were_measured():
-    """Every row of its table is that of a core claim in results/reproduction, with its own numbers, and none is missing."""
+    """Every row of its table is that of a core claim in results/reproduction, with its numbers, and none is missing."""
     root = DOCS.parent / "results" / "reproduction" / "claims"
     rows = [row for file in sorted(root.glob("*-shapes.csv")) for row in read_claim_rows(file)]
     papers = {row["paper"]: read_paper(DOCS.parent / "recipes" / row["paper"]).short for row in rows}
