@@ -43,12 +43,16 @@ def steps(recipe: Recipe) -> int:
 
 
 def measured(runs: Iterable[Path], device: torch.device, name: str) -> Speeds:
-    """Speeds from the logs of run folders on a device of this name; where there is none, from a convolution now."""
+    """Speeds from the logs of run folders on a device of this name; where there is none, from a convolution now.
+
+    CPUs count as one device whatever their threads: with `--jobs` each training has a share of the cores.
+    """
+    name = _kind(name)
     pictures: dict[str, list[float]] = {}
     work: list[float] = []
     for run in runs:
         card = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        if card.get("device") != name or not (run / "log.jsonl").is_file():
+        if _kind(card.get("device", "")) != name or not (run / "log.jsonl").is_file():
             continue
         lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
         found = [json.loads(line).get("images_per_s") for line in lines if line.endswith("}")]
@@ -61,6 +65,11 @@ def measured(runs: Iterable[Path], device: torch.device, name: str) -> Speeds:
         source = f"from the logs of {len(work)} runs on {name}; others by their multiply-adds"
         return Speeds(means, statistics.median(work), source)
     return Speeds({}, SHARE * _convolution(device) / 3, f"a guess from one convolution on {name}, within a factor of 2")
+
+
+def _kind(name: str) -> str:
+    """The name of a device without its threads."""
+    return name.partition(",")[0]
 
 
 def _work(recipe: Recipe) -> float:
