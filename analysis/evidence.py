@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.claims import AGREES, CONTRADICTS, NOT_PRINTED, Cell, Comparison
 from analysis.matching import COCO_THRESHOLDS, match
-from analysis.oracle import fused, parse_rule
+from analysis.oracle import fused, parse_rule, same_rule
 from analysis.runs import Run
 from analysis.significance import Resampled, combined_row, resample_ap, resample_moments
 from analysis.sizes import SIZES, Range, areas, size_columns
@@ -25,6 +25,10 @@ VERDICTS = {
     NOT_RUN: "a run is missing",
     NOT_MEASURABLE: "a cited row, a column that runs do not have, or the same training on both sides here",
 }
+READING = (
+    "The worst of a claim's comparisons decides, and its effect is shown: mean over seeds, bootstrap over images and, "
+    f"with several runs, seeds. {'; '.join(f'{name}: {meaning}' for name, meaning in VERDICTS.items())}."
+)
 MAP_NOTE = "mAP columns are measured as COCO's AP at that IoU (101 recalls, COCO's matching), which can be resampled"
 _SPLIT = re.compile(r"(?P<family>mAP|AP)(?P<at>\d+(\.\d+)?)?(?P<size>[SML])?")
 
@@ -75,7 +79,7 @@ class Sampler:
         family, size = found["family"], found["size"] or ""
         key = (run.path, rule, family + size)
         if key not in self._ap:
-            stored = next((name for name in run.rules if repr(parse_rule(name)) == repr(parse_rule(rule))), rule)
+            stored = same_rule(run.rules, rule) or rule
             matches = match(
                 run.truths, run.detections(stored), self._thresholds(family, size), area=_area(family, size)
             )

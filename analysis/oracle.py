@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +63,12 @@ def parse_rule(name: str) -> Rule:
     if found["kind"] == "class" and what in ("iou", "centerness") and truth:
         raise ValueError(f"scoring rule {name!r}: the class score alone has no quality to replace")
     return Rule(found["kind"], 1.0 if found["kind"] == "class" else alpha, bool(truth), truth)
+
+
+def same_rule(names: Iterable[str], rule: str) -> str | None:
+    """The name among some that has the meaning of a rule: power-1 and power-1.0 are one; None where there is none."""
+    meant = repr(parse_rule(rule))
+    return next((name for name in names if repr(parse_rule(name)) == meant), None)
 
 
 def fused(boxes: pd.DataFrame, rule: str) -> pd.Series:

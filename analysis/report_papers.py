@@ -10,7 +10,18 @@ from typing import Any
 import pandas as pd
 
 from analysis import page
-from analysis.evidence import FAILS, HOLDS, MAP_NOTE, NOT_MEASURABLE, NOT_RUN, OPEN, VERDICTS, claim_lines, effect_rows
+from analysis.evidence import (
+    FAILS,
+    HOLDS,
+    MAP_NOTE,
+    NOT_MEASURABLE,
+    NOT_RUN,
+    OPEN,
+    READING,
+    VERDICTS,
+    claim_lines,
+    effect_rows,
+)
 from analysis.plots import Plot, claimed_effects
 from analysis.tables import missing_rows, read_table
 
@@ -53,13 +64,7 @@ def claims_section(root: Path) -> tuple[str, list[str], list[str]]:
         shown = [{key: line[key] for key in ("paper", "claim", "says", "where", "its own tables")} for line in slips]
         table = page.table(pd.DataFrame(shown), [{"paper": line["paper"]} for line in slips])
         parts += [page.subheading("Contradicted by the paper's own tables"), table]
-    words = "; ".join(f"{name}: {meaning}" for name, meaning in VERDICTS.items())
-    parts.append(
-        page.note(
-            "The worst of a claim's comparisons decides, and its effect is shown: mean over seeds, bootstrap over "
-            f"images and seeds. {words}. {MAP_NOTE}."
-        )
-    )
+    parts.append(page.note(f"{READING} {MAP_NOTE}."))
     return page.section("claims", "What the papers claim", parts), papers, list(SEEN)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.oracle import parse_rule
+from analysis.oracle import same_rule
 from analysis.runs import Run
 from analysis.sizes import SIZES, size_note
 from analysis.summary import score_correlation
@@ -218,14 +218,8 @@ def _with_rule(runs: Sequence[Run], record: Mapping[str, Any]) -> list[Run]:
 
 def _rule_metrics(run: Run, rule: str) -> Mapping[str, Any] | None:
     """Metrics of a rule by its meaning."""
-    name = _same_rule(run.metrics["rules"], rule)
+    name = same_rule(run.metrics["rules"], rule)
     return None if name is None else run.metrics["rules"][name]
-
-
-def _same_rule(names: Iterable[str], rule: str) -> str | None:
-    """The name with the meaning of a rule: power-1 and power-1.0 are one rule."""
-    meant = repr(parse_rule(rule))
-    return next((name for name in names if repr(parse_rule(name)) == meant), None)
 
 
 def _line(
@@ -283,7 +277,7 @@ def _measured(run: Run, rule: str, metrics: Sequence[str]) -> dict[str, float]:
 def _voc(run: Run, rule: str, metrics: Sequence[str]) -> Mapping[str, Any]:
     """VOC's metrics of the stored detections at the thresholds that columns name; none where no column is VOC's."""
     wanted = [found for name in metrics if (found := _VOC.fullmatch(name))]
-    name = _same_rule(run.rules, rule)
+    name = same_rule(run.rules, rule)
     if not wanted or name is None:
         return {}
     thresholds = [float(found["percent"]) / 100 for found in wanted if found["percent"]]

@@ -46,10 +46,10 @@ def claims(
     from qrepro.cli import show
 
     asked = setting(profile, overrides, steps)
-    everything = []
+    everything, there = [], Runs(results)
     for folder in claim_folders(which):
         paper = read_paper(folder)
-        rows = claim_rows(folder, asked, results, core=core, draws=draws)
+        rows = claim_rows(folder, asked, there, core=core, draws=draws)
         everything += rows
         target = (out or results / "claims") / f"{folder.name}{asked.suffix}.csv"
         lines = claim_lines(rows)
@@ -71,13 +71,13 @@ def claims(
 
 
 def claim_rows(
-    folder: Path, asked: Setting, results: Path, *, core: bool = False, draws: int = 1000
+    folder: Path, asked: Setting, there: Runs, *, core: bool = False, draws: int = 1000
 ) -> list[dict[str, Any]]:
     """One row per comparison of each claim of a folder: as printed, and as measured in a setting."""
     from analysis.claims import Tables, printed_row, read_claims
     from analysis.evidence import Sampler, measured_row
 
-    tables, there, sampler = Tables(folder), Runs(results), Sampler(draws)
+    tables, sampler = Tables(folder), Sampler(draws)
     found = [claim for claim in read_claims(folder) if claim.core or not core]
     if not found:
         raise ValueError(f"{folder}: no claims{' are marked as core' if core else ''}")
@@ -100,6 +100,7 @@ def claim_folders(which: str | None) -> list[Path]:
 def _finder(tables: Tables, there: Runs, asked: Setting) -> Callable[[Cell], Measured | None]:
     """Runs of a cell: None for a row that nobody trains here."""
     from analysis.evidence import Measured
+    from analysis.oracle import same_rule
 
     def find(cell: Cell) -> Measured | None:
         row = tables.row(cell)
@@ -107,16 +108,9 @@ def _finder(tables: Tables, there: Runs, asked: Setting) -> Callable[[Cell], Mea
             return None
         runs, stale = there.of(asked.recipe(row))
         usable: list[Run] = [] if stale else runs
-        return Measured(tuple(run for run in usable if _has(run, row["rule"])), row["rule"])
+        return Measured(tuple(run for run in usable if same_rule(run.rules, row["rule"])), row["rule"])
 
     return find
-
-
-def _has(run: Run, rule: str) -> bool:
-    """Whether a run was evaluated by a rule."""
-    from analysis.oracle import parse_rule
-
-    return repr(parse_rule(rule)) in {repr(parse_rule(name)) for name in run.rules}
 
 
 def _about(claim: Claim, asked: Setting) -> dict[str, Any]:
@@ -128,12 +122,10 @@ def _about(claim: Claim, asked: Setting) -> dict[str, Any]:
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
     """What a reader of the file has to know."""
-    from analysis.evidence import MAP_NOTE, VERDICTS
+    from analysis.evidence import MAP_NOTE, READING
 
-    words = "; ".join(f"{name}: {meaning}" for name, meaning in VERDICTS.items())
     notes = [
-        "measured: the worst of a claim's comparisons decides, and its effect is shown (mean over seeds; bootstrap "
-        f"over images and, with several runs, seeds). {words}.",
+        f"measured: {READING}",
         "its own tables: whether the inequality is true in the paper's own cells, and their difference rounds to what "
         "is said.",
     ]

@@ -129,8 +129,7 @@ def write_coco(path: Path, detections: pd.DataFrame) -> None:
     detections: frame with image_id, category_id, x1, y1, x2, y2 (px of the original image), score and, perhaps NaN,
     class_score and quality, which a record has beside the score where they are defined.
     """
-    corners = detections[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)  # sides of float32 corners are exact in it
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
+    boxes = _boxes(detections).tolist()
     ids = (detections[name].tolist() for name in ("image_id", "category_id"))
     scores = {name: detections[name].astype(np.float64).tolist() for name in ("score", "class_score", "quality")}
     records = [
@@ -153,8 +152,7 @@ def write_submission(folder: Path, split: str, name: str, detections: pd.DataFra
     """
     method = re.sub(r"[^\w.-]+|_", "-", name)
     stem = f"detections_{split}_{method}_results"
-    corners = detections[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).round(2).tolist()
+    boxes = _boxes(detections).round(2).tolist()
     scores = detections["score"].astype(np.float64).round(6).tolist()
     ids = (detections[column].tolist() for column in ("image_id", "category_id"))
     records = [
@@ -165,6 +163,12 @@ def write_submission(folder: Path, split: str, name: str, detections: pd.DataFra
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"{stem}.json", json.dumps(records))
     return path
+
+
+def _boxes(detections: pd.DataFrame) -> np.ndarray:
+    """(N, 4) boxes as COCO has them: x, y, width, height."""
+    corners = detections[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)  # sides of float32 corners are exact in it
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
 
 
 class Named(nn.Module):
