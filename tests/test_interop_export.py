@@ -131,6 +131,23 @@ def test_the_file_says_by_its_own_format_what_it_is(tmp_path):
     assert (tmp_path / "made.safetensors").stat().st_mode == beside.stat().st_mode  # readable to whom others are
 
 
+def test_a_file_cannot_name_code_to_run(capsys, tmp_path, monkeypatch):
+    """A recipe of one's own may name a class by module:Class; one that comes in a file of weights may not."""
+    needs("safetensors")
+    from safetensors.torch import save
+
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Estimator: pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    values = thin("atss_centerness").values()
+    for place in ("quality", "assign", "backbone"):
+        changed = {**values, place: {"kind": "evil:Estimator"}}
+        (tmp_path / "made.safetensors").write_bytes(save({"x": torch.zeros(1)}, {"values": json.dumps(changed)}))
+        code, _, err = run(capsys, "import", "made.safetensors", "--out", tmp_path / "run")
+        assert code == 2 and "names code outside of qrepro, evil:Estimator" in err and err.count("\n") == 1
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "run").exists()
+
+
 def test_tensors_that_lie_in_another_order_are_written(tmp_path):
     needs("safetensors")
     recipe = thin("atss_centerness")
