@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from qrepro.engine.interrupt import stoppable
+from qrepro.engine.interrupt import Stopped, stoppable
 from qrepro.engine.jobs import Failed, Job, in_turn, on_slurm, side_by_side
-from qrepro.engine.train import Stopped
 
 
 def note(file: Path, text: str, device: str | None) -> None:
@@ -214,9 +213,10 @@ def count_up(file: Path, device: str | None) -> None:
 
 
 def until_stopped(folder: Path, device: str | None) -> None:
-    """A training as it answers SIGTERM; the second time it has nothing left to do."""
+    """A training as it answers a signal; the second time it has nothing left to do."""
     if (folder / "saved").exists():
         return
+    folder.mkdir(exist_ok=True)
     with stoppable() as stop:
         (folder / "begun").touch()
         while not stop.asked:
@@ -228,10 +228,15 @@ def until_stopped(folder: Path, device: str | None) -> None:
 @pytest.mark.slow  # Slurm lets two minutes pass before it starts a job again
 def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
     trace, steps = tmp_path / "trace", tmp_path / "steps"
+    signalled = {"taken": ["--signal=TERM"], "limited": ["--signal=USR2"], "cancelled": []}
     calls = {"a": partial(note, trace, "a"), "b": diverge, "c": partial(count_up, steps)}
-    jobs = jobs_of(tmp_path, **calls, d=partial(until_stopped, tmp_path))
+    jobs = jobs_of(tmp_path, **calls, **{name: partial(until_stopped, tmp_path / name) for name in signalled})
     options = {"partition": "short", "timeout_min": "5", "cpus_per_task": "1"}
     said: list[str] = []
+
+    def send(name: str, *options: str) -> None:
+        number = (tmp_path / "jobs" / f"{name}.id").read_text()
+        subprocess.run(["scancel", *options, number], check=False)  # it delivers, and may still say "try again later"
 
     def preempt() -> None:
         while not steps.exists():
@@ -244,18 +249,20 @@ def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
         while not again:
             time.sleep(0.1)
         said.extend(again[:1])
-        number = (tmp_path / "jobs" / "c.id").read_text()
-        subprocess.run(["scancel", "--signal=USR2", number], check=True)  # what Slurm sends before it takes the node
-        while not (tmp_path / "begun").exists():
-            time.sleep(0.1)
-        subprocess.run(["scancel", "--signal=TERM", (tmp_path / "jobs" / "d.id").read_text()], check=True)
+        send("c", "--signal=USR2")  # before there is anything to save
+        for name, how in signalled.items():
+            while not (tmp_path / name / "begun").exists():
+                time.sleep(0.1)
+            send(name, *how)
         second.join()
 
     signals = threading.Thread(target=preempt)
     signals.start()
     errors = on_slurm(jobs, tmp_path / "jobs", options, said.append, wait=0.2)
     signals.join()
-    assert errors == {"b": "RuntimeError: loss is nan at step 3"}
+    assert errors.pop("b") == "RuntimeError: loss is nan at step 3"
+    assert list(errors) == ["cancelled"]  # by its owner, who does not want it back
     assert trace.read_text().startswith("a None ") and steps.read_text() == "0 1 2 "
-    assert any(line.startswith("c: already queued as ") for line in said) and {"c: done", "d: done"} <= set(said)
-    assert (tmp_path / "saved").exists()
+    assert any(line.startswith("c: already queued as ") for line in said)
+    assert {"c: done", "taken: done", "limited: done"} <= set(said)
+    assert all((tmp_path / name / "saved").exists() for name in signalled)

@@ -4,9 +4,12 @@ import copy
 import json
 import math
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,10 @@ import torch
 from qrepro.data.loader import Steps, in_order
 from qrepro.engine.checkpoint import load as load_checkpoint
 from qrepro.engine.checkpoint import restore_detector
+from qrepro.engine.interrupt import Stopped
 from qrepro.engine.run import Run
 from qrepro.engine.schedule import Plan, make_optimiser
-from qrepro.engine.train import Diverged, Loop, Stopped, train
+from qrepro.engine.train import Diverged, Loop, train
 from qrepro.objective import Objective
 from qrepro.recipe import resolve
 from qrepro.recipe.build import build_detector
@@ -235,47 +239,38 @@ def test_a_finished_run_is_not_replaced_by_accident(shapes, tmp_path):
     assert not (run.path / "metrics.json").exists()  # it spoke of the weights that are gone
 
 
+def train_command(data: Path, out: Path, *changes: str) -> list[str]:
+    """`python -m qrepro train` of the tiny recipe."""
+    options = [part for change in [*TINY, *changes] for part in ("--set", change)]
+    where = ["--data", str(data), "--out", str(out), "--device", "cpu", "--workers", "0"]
+    return ["-m", "qrepro", "train", "grad_r50", "-p", "shapes", *where, *options]
+
+
+def run_python(*arguments: str) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    call = subprocess.run(
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert call.returncode == 0, call.stdout + call.stderr
+
+
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 def test_two_processes_equal_one(shapes, tmp_path):
     """Gradients are averaged over ranks and N is counted over ranks, so that one process must find the same weights.
 
     Norms are frozen, because statistics of half a batch would differ.
     """
     changes = [
-        *TINY,
         "backbone.frozen_norm=true",
         "schedule.steps=3",
         "schedule.optimiser={kind: sgd, lr: 0.1, lr_batch: 4}",
         "schedule.warmup.steps=0",
         "loss.count=batch",
     ]
-    options = [part for c in changes for part in ("--set", c)]
-    command = [
-        "-m",
-        "qrepro",
-        "train",
-        "grad_r50",
-        "--profile",
-        "shapes",
-        "--data",
-        str(shapes),
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-        *options,
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for out, start in (("one", [sys.executable]), ("two", launch)):
-        call = subprocess.run(
-            [*start, *command, "--out", str(tmp_path / out)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert call.returncode == 0, call.stdout + call.stderr
+    for out, launch in (("one", []), ("two", TWO)):
+        run_python(*launch, *train_command(shapes, tmp_path / out, *changes))
     one, two = (load_checkpoint(next((tmp_path / out).rglob("last.pt"))) for out in ("one", "two"))
     for name, value in one["model"].items():
         if value.is_floating_point():
@@ -298,35 +293,38 @@ def test_a_rank_without_objects_does_not_hang(shapes, tmp_path):
     (root / "annotations").mkdir(parents=True)
     (root / "annotations" / "instances_train.json").write_text(json.dumps(source))
     (root / "train").symlink_to(shapes / "train")
-    options = [part for c in [*TINY, "schedule.batch=2", "schedule.steps=8"] for part in ("--set", c)]
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "qrepro",
-        "train",
+    run_python(*TWO, *train_command(root, tmp_path / "out", "schedule.batch=2", "schedule.steps=8"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_to_one_of_two_processes_ends_both_at_the_same_step(shapes, tmp_path, number):
+    """Else the other would wait for it until the cluster kills both, and lose what was not saved."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = train_command(shapes, tmp_path, "schedule.steps=10000", "schedule.checkpoint_every=10000")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, **group, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in (0, 1)
     ]
-    command = [
-        "grad_r50",
-        "-p",
-        "shapes",
-        "--data",
-        str(root),
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-        "--out",
-        str(tmp_path / "out"),
-        *options,
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    call = subprocess.run([*launch, *command], env=env, capture_output=True, text=True, timeout=240, check=False)
-    assert call.returncode == 0, call.stdout + call.stderr
+    try:
+        until = time.monotonic() + 120
+        while not any(log.stat().st_size for log in tmp_path.rglob("log.jsonl")) and time.monotonic() < until:
+            time.sleep(0.1)
+        ranks[1].send_signal(number)
+        ends = [rank.communicate(timeout=60)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    steps = {re.search(r"stopped at step (\d+) of 10000", end).group(1) for end in ends}
+    assert len(steps) == 1
+    assert {str(load_checkpoint(next(tmp_path.rglob("last.pt")))["step"])} == steps
 
 
 def test_steps_are_a_function_of_seed_and_step():

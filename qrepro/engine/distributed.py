@@ -31,6 +31,14 @@ class Place:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
+    def any(self, asked: bool) -> bool:
+        """Whether any process was asked to stop: a signal reaches them in different steps, and all must end in one."""
+        if self.world == 1:
+            return asked
+        flag = torch.tensor(float(asked), device=self.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
 
 @contextmanager
 def joined(device: str | None) -> Iterator[Place]:

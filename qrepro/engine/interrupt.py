@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # the last: of Slurm before a time limit, by submitit
+
+
+class Stopped(RuntimeError):
+    """Somebody asked a run to end (Ctrl-C, or the signal of a cluster); it was saved."""
+
 
 @dataclass
 class Stop:
@@ -18,7 +24,7 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into a request that the loop answers between two steps."""
+    """Turn signals into a request that the loop answers between two steps."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may install handlers
@@ -27,7 +33,7 @@ def stoppable() -> Iterator[Stop]:
     def ask(number: int, frame: object) -> None:
         stop.asked = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in ASKING}
     try:
         yield stop
     finally:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from qrepro.engine.interrupt import stoppable
+from qrepro.engine.interrupt import Stopped, stoppable
 
 Report = Callable[[str], None]
 GRACE = 120  # s, more than Slurm leaves between SIGTERM and SIGKILL
@@ -46,8 +46,6 @@ def in_turn(jobs: Sequence[Job], device: str | None, report: Report) -> dict[str
 
     A signal and a full disk end all; a single job fails as if it had been called by itself.
     """
-    from qrepro.engine.train import Stopped
-
     errors: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
         report(f"[{number}/{len(jobs)}] {job.name}")
@@ -240,20 +238,20 @@ class Requeued:
         """Do the job. Several tasks become the ranks of one training."""
         import submitit
 
-        from qrepro.engine.train import Stopped
-
-        if submitit.JobEnvironment().num_tasks > 1:
+        place = submitit.JobEnvironment()
+        if place.num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export()
         try:
             self.job.call(self.device)
-        except Stopped:  # by the SIGTERM with which Slurm takes a node away
+        except Stopped:  # by the SIGTERM with which Slurm takes a node away, or the signal before a time limit
             if number := os.environ.get("SLURM_JOB_ID"):
-                subprocess.run(["scontrol", "requeue", number], check=False)
+                if place.global_rank == 0:  # the one that has saved the run by now
+                    subprocess.run(["scontrol", "requeue", number], check=False)
                 time.sleep(GRACE)  # Slurm ends this process; leaving by itself would count as a failure
             raise
 
     def checkpoint(self) -> Any:
-        """At the signal before a time limit: queue it again, it continues from its last checkpoint."""
+        """At the signal before a time limit, when nothing is there to save: queue it again."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)

@@ -19,7 +19,7 @@ from qrepro.data.loader import Batch, Steps, aspect_groups, loader
 from qrepro.detector import Detector
 from qrepro.engine import checkpoint
 from qrepro.engine.distributed import Place, joined
-from qrepro.engine.interrupt import Stop, stoppable
+from qrepro.engine.interrupt import Stop, Stopped, stoppable
 from qrepro.engine.pictures import training_pictures
 from qrepro.engine.run import Run
 from qrepro.engine.schedule import Plan, make_optimiser
@@ -35,10 +35,6 @@ Evaluate = Callable[[Detector], float]
 
 class Diverged(RuntimeError):
     """A loss term became infinite or not a number."""
-
-
-class Stopped(RuntimeError):
-    """Somebody asked the run to end (Ctrl-C, or the SIGTERM of a cluster); it was saved."""
 
 
 def train(
@@ -166,9 +162,10 @@ class Loop:
                 begin, waited = time.perf_counter(), 0.0
             if self.evaluate and every.evaluate_every and (state.step % every.evaluate_every == 0 or done):
                 self._judge()
-            if state.step % every.checkpoint_every == 0 or done or stop.asked:
+            stopped = self.place.any(stop.asked)
+            if state.step % every.checkpoint_every == 0 or done or stopped:
                 self._save(self.run.last)
-            if stop.asked and not done:
+            if stopped and not done:
                 raise Stopped(
                     f"stopped at step {state.step} of {self.plan.total}; --resume continues from {self.run.last}"
                 )
