@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.claims import AGREES, CONTRADICTS, NOT_PRINTED, Cell, Comparison
+from analysis.columns import Column
 from analysis.matching import COCO_THRESHOLDS, match
 from analysis.oracle import fused, parse_rule, same_rule
 from analysis.runs import Run
 from analysis.significance import Resampled, combined_row, resample_ap, resample_moments
-from analysis.sizes import SIZES, Range, areas, size_columns
 
 HOLDS, FAILS, OPEN, NOT_RUN, NOT_MEASURABLE = "holds", "does not hold", "not seen", "not run", "not measurable"
 VERDICTS = {
@@ -30,7 +29,6 @@ READING = (
     f"with several runs, seeds. {'; '.join(f'{name}: {meaning}' for name, meaning in VERDICTS.items())}."
 )
 MAP_NOTE = "mAP columns are measured as COCO's AP at that IoU (101 recalls, COCO's matching), which can be resampled"
-_SPLIT = re.compile(r"(?P<family>mAP|AP)(?P<at>\d+(\.\d+)?)?(?P<size>[SML])?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,31 +71,17 @@ class Sampler:
                 values = (boxes["image_id"], fused(boxes, rule), boxes["iou"])
                 self._pcc[run.path, rule] = resample_moments(*values, images, self.draws, self.seed)
             return self._pcc[run.path, rule], "pearson"
-        found = _SPLIT.fullmatch(column)
-        if not found or (found["at"] and found["size"]):
+        found = Column.of(column)
+        if found is None or found.family == "AR":
             raise KeyError(column)
-        family, size = found["family"], found["size"] or ""
-        key = (run.path, rule, family + size)
+        key = (run.path, rule, found.family + found.size)
         if key not in self._ap:
             stored = same_rule(run.rules, rule) or rule
-            matches = match(
-                run.truths, run.detections(stored), self._thresholds(family, size), area=_area(family, size)
-            )
+            thresholds = (0.5,) if found.family == "mAP" and found.size else COCO_THRESHOLDS  # mAPS is at 0.5 only
+            matches = match(run.truths, run.detections(stored), thresholds, area=found.area)
             self._ap[key] = resample_ap(matches, run.truths.images["id"], self.draws, self.seed)
-        at = found["at"] or ("50" if family == "mAP" else "")
-        return self._ap[key], f"AP{at}"
-
-    @staticmethod
-    def _thresholds(family: str, size: str) -> tuple[float, ...]:
-        """Thresholds to match at: VOC's sizes are at 0.5 only."""
-        return (0.5,) if family == "mAP" and size else COCO_THRESHOLDS
-
-
-def _area(family: str, size: str) -> Range:
-    """Range of area of a column; PASSD's own sizes for VOC's mAP."""
-    if not size:
-        return areas(SIZES["coco"])["all"]
-    return size_columns("", SIZES["passd" if family == "mAP" else "coco"])[size]
+        at = found.threshold or (0.5 if found.family == "mAP" else None)
+        return self._ap[key], "AP" if at is None else f"AP{100 * at:g}"
 
 
 def measured_row(
@@ -156,8 +140,8 @@ def _collected(
 
 def _measurable(column: str) -> bool:
     """Whether runs have a column, with draws of their images."""
-    found = _SPLIT.fullmatch(column)
-    return column == "PCC" or bool(found and not (found["at"] and found["size"]))
+    found = Column.of(column)
+    return column == "PCC" or (found is not None and found.family != "AR")
 
 
 def claim_verdict(rows: Sequence[Mapping[str, Any]]) -> str:

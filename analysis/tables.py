@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.columns import Column
 from analysis.oracle import same_rule
 from analysis.runs import Run
-from analysis.sizes import SIZES, size_note
+from analysis.sizes import size_note
 from analysis.summary import score_correlation
 from analysis.voc import voc_rows
 
@@ -26,13 +27,11 @@ TRACES = [*GIVEN, "profile", "seeds", "hash", "commit", "device", "date", "split
 MEASURED, SPREAD = "_measured", "_sd"
 MISSING = "–"
 _NUMBER = r"[-+]?\d[\d.]*(?:e[-+]?\d+)?%?"
-_COCO = re.compile(r"AP(\d+(\.\d+)?|[SML])?|AR\d+")
-_VOC = re.compile(r"mAP((?P<percent>\d+(\.\d+)?)|[SML])?")
 _VOC_AVERAGE = "11-point"
-_VOC_SIZES = SIZES["passd"]  # of the papers only PASSD has columns mAPS, mAPM and mAPL
 VOC_NOTE = (
     f"PASCAL VOC's, at IoU 0.5 (mAP60: at IoU 0.6, and so on), {_VOC_AVERAGE} as for VOC2007. "
-    f"{size_note(_VOC_SIZES)}. The paper says neither which average nor which picture: both are a choice made here."
+    f"{size_note(Column('mAP').sides)}. The paper says neither which average nor which picture: both are a choice "
+    "made here."
 )
 
 
@@ -53,7 +52,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 def metric_columns(columns: Sequence[str]) -> list[str]:
     """Those columns of a printed table that a run can measure: AP and AR families, VOC's mAP family, PCC, params_m."""
-    return [name for name in columns if _is_percent(name) or name in _OTHERS]
+    return [name for name in columns if Column.of(name) or name in _OTHERS]
 
 
 def regenerate(
@@ -135,7 +134,7 @@ def markdown(frame: pd.DataFrame, title: str = "", notes: Sequence[str] = ()) ->
         missing = missing_rows(frame)
         if missing:
             notes.insert(0, f"Not run: {', '.join(missing)}.")
-        if any(_VOC.fullmatch(str(name).removesuffix(MEASURED)) for name in frame):
+        if any(_is_voc(str(name).removesuffix(MEASURED)) for name in frame):
             notes.append(f"mAP: {VOC_NOTE}")
     parts.append("\n".join(_grid(shown)))
     if notes:
@@ -261,9 +260,10 @@ def _unique(values: Iterable[Any], between: str = " ") -> str:
     return between.join(dict.fromkeys(text for text in map(str, values) if text))
 
 
-def _is_percent(name: str) -> bool:
-    """Whether a column is of the AP, AR or mAP families."""
-    return bool(_COCO.fullmatch(name) or _VOC.fullmatch(name))
+def _is_voc(name: str) -> bool:
+    """Whether a column is of VOC's family."""
+    column = Column.of(name)
+    return column is not None and column.family == "mAP"
 
 
 def _measured(run: Run, rule: str, metrics: Sequence[str]) -> dict[str, float]:
@@ -276,12 +276,12 @@ def _measured(run: Run, rule: str, metrics: Sequence[str]) -> dict[str, float]:
 
 def _voc(run: Run, rule: str, metrics: Sequence[str]) -> Mapping[str, Any]:
     """VOC's metrics of the stored detections at the thresholds that columns name; none where no column is VOC's."""
-    wanted = [found for name in metrics if (found := _VOC.fullmatch(name))]
+    wanted = [column for name in metrics if (column := Column.of(name)) and column.family == "mAP"]
     name = same_rule(run.rules, rule)
     if not wanted or name is None:
         return {}
-    thresholds = [float(found["percent"]) / 100 for found in wanted if found["percent"]]
-    rows = voc_rows(run.truths, run.detections(name), thresholds, _VOC_SIZES)
+    thresholds = [column.threshold for column in wanted if column.threshold is not None]
+    rows = voc_rows(run.truths, run.detections(name), thresholds, wanted[0].sides)
     return next(row for row in rows if row["interpolation"] == _VOC_AVERAGE)
 
 
@@ -308,7 +308,7 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, float | np.floating):
         if math.isnan(value):
             return ""
-        return f"{value:.1f}" if _is_percent(name) or name == "params_m" else f"{value:.3f}"
+        return f"{value:.1f}" if Column.of(name) or name == "params_m" else f"{value:.3f}"
     return str(value)
 
 
