@@ -124,12 +124,13 @@ def test_submitit_runs_each_job_and_says_what_failed(tmp_path):
     needs_submitit()
     trace = tmp_path / "trace"
     said: list[str] = []
-    jobs = jobs_of(tmp_path, **{"x/a": partial(note, trace, "a"), "b": diverge})
+    jobs = jobs_of(tmp_path, **{"x/a": partial(note, trace, "a"), "b": diverge, "c": die})
     options = {"cluster": "local", "timeout_min": "5"}
     errors = on_slurm(jobs, tmp_path / "jobs", options, said.append, wait=0.1)
-    assert list(errors) == ["b"] and "loss is nan at step 3" in errors["b"]
+    assert sorted(errors) == ["b", "c"] and "loss is nan at step 3" in errors["b"]
+    assert errors["c"].startswith("cancelled or killed; output in ")
     assert trace.read_text().startswith("a None ")
-    assert sum("submitted as" in line for line in said) == 2 and "x/a: done" in said
+    assert sum("submitted as" in line for line in said) == 3 and "x/a: done" in said
 
 
 def test_options_that_are_unknown_are_refused(tmp_path):
@@ -261,7 +262,8 @@ def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
     errors = on_slurm(jobs, tmp_path / "jobs", options, said.append, wait=0.2)
     signals.join()
     assert errors.pop("b") == "RuntimeError: loss is nan at step 3"
-    assert list(errors) == ["cancelled"]  # by its owner, who does not want it back
+    assert errors.pop("cancelled").startswith("cancelled or killed; output in ")  # its owner does not want it back
+    assert not errors
     assert trace.read_text().startswith("a None ") and steps.read_text() == "0 1 2 "
     assert any(line.startswith("c: already queued as ") for line in said)
     assert {"c: done", "taken: done", "limited: done"} <= set(said)

@@ -188,19 +188,29 @@ def _executor(submitit: Any, folder: Path, cluster: str, options: Mapping[str, s
 def _awaited(submitted: Mapping[str, Any], alive: Callable[[Any], bool], report: Report, wait: float) -> dict[str, str]:
     """Errors by name of jobs, once all have ended."""
     errors: dict[str, str] = {}
-    open_ = dict(submitted)
+    open_, gone = dict(submitted), set[str]()
     while open_:
         for name, job in list(open_.items()):
             if alive(job):
                 continue
+            if not job.paths.result_pickle.exists() and name not in gone:
+                gone.add(name)  # a shared file system may show its result a little later
+                continue
             del open_[name]
-            error = job.exception()
-            if error is not None:
-                errors[name] = _cause(str(error))
-            report(f"{name}: {'failed: ' + errors[name] if error is not None else 'done'}")
+            if error := _error(job):
+                errors[name] = error
+            report(f"{name}: {'failed: ' + error if error else 'done'}")
         if open_:
             time.sleep(wait)
     return errors
+
+
+def _error(job: Any) -> str:
+    """What went wrong in a job that has ended, nothing for one that was done."""
+    if not job.paths.result_pickle.exists():  # submitit would wait for sacct to explain it
+        return f"cancelled or killed; output in {job.paths.stderr}"
+    error = job.exception()
+    return "" if error is None else _cause(str(error))
 
 
 def _cause(text: str) -> str:
@@ -211,11 +221,17 @@ def _cause(text: str) -> str:
 
 
 def _queued(job: Any) -> bool:
-    """Whether Slurm still has a job; asked of squeue, because submitit asks sacct, which not every cluster has."""
-    if job.paths.result_pickle.exists():
-        return False
-    asked = subprocess.run(["squeue", "--noheader", "--job", job.job_id], capture_output=True, text=True, check=False)
-    return asked.returncode == 0 and bool(asked.stdout.strip())
+    """Whether Slurm still has a job."""
+    return not job.paths.result_pickle.exists() and bool(_state(job.job_id))
+
+
+def _state(number: str) -> str:
+    """Slurm's word for the state of a job, nothing for one it no longer has.
+
+    Asked of squeue, because submitit asks sacct, which not every cluster has.
+    """
+    command = ["squeue", "--noheader", "--format", "%T", "--job", number]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _runs(job: Any) -> bool:
@@ -244,9 +260,11 @@ class Requeued:
         try:
             self.job.call(self.device)
         except Stopped:  # by the SIGTERM with which Slurm takes a node away, or the signal before a time limit
-            if number := os.environ.get("SLURM_JOB_ID"):
-                if place.global_rank == 0:  # the one that has saved the run by now
-                    subprocess.run(["scontrol", "requeue", number], check=False)
+            if "SLURM_JOB_ID" in os.environ:
+                # the first process has saved the run by now; a job that no longer runs was cancelled by its owner, or
+                # Slurm queues it again by itself
+                if place.global_rank == 0 and _state(place.job_id) == "RUNNING":
+                    subprocess.run(["scontrol", "requeue", place.job_id], check=False)
                 time.sleep(GRACE)  # Slurm ends this process; leaving by itself would count as a failure
             raise
 
