@@ -93,8 +93,8 @@ def build_report(root: str | Path, out: str | Path) -> Path:
     sections.append(page.section("definitions", "Definitions", [page.definitions(DEFINITIONS)]))
     sections.append(page.section("trace", "Trace", [page.table(pd.DataFrame(trace_rows(runs)))]))
     links += [("definitions", "Definitions"), ("trace", "Trace")]
-    seeds = f"{len(runs)} runs" if len(runs) != 1 else "1 run"
-    lead = f"{seeds} of {len({run.recipe for run in runs})} recipes in {len(profiles)} profiles."
+    counts = {"run": len(runs), "recipe": len({run.recipe for run in runs}), "profile": len(profiles)}
+    lead = "{} of {} in {}.".format(*(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items()))
     if not runs:
         lead = "There are no runs in this results folder yet."
     out.parent.mkdir(parents=True, exist_ok=True)
