@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qrepro.engine.interrupt import Stopped, stoppable
-from qrepro.engine.jobs import Failed, Job, in_turn, on_slurm, side_by_side
+from qrepro.engine.jobs import Failed, Job, Requeued, in_turn, on_slurm, side_by_side
 
 
 def note(file: Path, text: str, device: str | None) -> None:
@@ -131,6 +131,32 @@ def test_submitit_runs_each_job_and_says_what_failed(tmp_path):
     assert errors["c"].startswith("cancelled or killed; output in ")
     assert trace.read_text().startswith("a None ")
     assert sum("submitted as" in line for line in said) == 3 and "x/a: done" in said
+
+
+def stop(device: str | None) -> None:
+    """A training that was asked to end."""
+    raise Stopped("saved at step 7")
+
+
+@pytest.mark.parametrize(
+    ("state", "rank", "asked"), [("RUNNING", "0", "requeue 40_2\n"), ("RUNNING", "1", ""), ("COMPLETING", "0", "")]
+)
+def test_a_stopped_job_of_slurm_asks_once_for_itself_alone(tmp_path, monkeypatch, state, rank, asked):
+    """The last task of an array has the number of the array, which would queue all of its tasks again."""
+    needs_submitit()
+    calls = tmp_path / "calls"
+    for name, line in (("squeue", f"echo {state}"), ("scontrol", f'echo "$@" >> {calls}')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    numbers = {"JOB_ID": "40", "ARRAY_JOB_ID": "40", "ARRAY_TASK_ID": "2", "NTASKS": "1", "PROCID": rank}
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    for key, value in numbers.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    monkeypatch.setattr("qrepro.engine.jobs.GRACE", 0)
+    with pytest.raises(Stopped):
+        Requeued(Job("a", stop, tmp_path / "a.txt"), None)()
+    assert (calls.read_text() if calls.exists() else "") == asked
 
 
 def test_options_that_are_unknown_are_refused(tmp_path):
