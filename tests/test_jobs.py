@@ -159,6 +159,29 @@ def test_a_stopped_job_of_slurm_asks_once_for_itself_alone(tmp_path, monkeypatch
     assert (calls.read_text() if calls.exists() else "") == asked
 
 
+def test_a_slurm_that_gives_no_answer_does_not_end_the_wait(tmp_path, monkeypatch):
+    """A job is over when squeue does not know it, not when squeue cannot ask."""
+    needs_submitit()
+    asked = tmp_path / "asked"
+    script = f"""#!/bin/sh
+        echo >> {asked}
+        case $(wc -l < {asked}) in
+            1) echo RUNNING;;
+            [2-5]) echo "error: Socket timed out" >&2; exit 1;;
+            *) echo "error: Invalid job id specified" >&2; exit 1;;
+        esac
+    """
+    (tmp_path / "squeue").write_text(script)
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    job = Job("a", diverge, tmp_path / "a.txt")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "a.id").write_text("40_2")
+    errors = on_slurm([job], tmp_path / "jobs", {}, print, wait=0.01)
+    assert list(errors) == ["a"] and "cancelled or killed" in errors["a"]
+    assert asked.read_text().count("\n") == 5 + 2  # a job without a result is looked for twice
+
+
 def test_options_that_are_unknown_are_refused(tmp_path):
     needs_submitit()
     jobs = jobs_of(tmp_path, a=diverge)

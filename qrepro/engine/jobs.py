@@ -226,12 +226,15 @@ def _queued(job: Any) -> bool:
 
 
 def _state(number: str) -> str:
-    """Slurm's word for the state of a job, nothing for one it no longer has.
+    """Slurm's word for the state of a job, nothing for one it no longer has, UNKNOWN where it gives no answer.
 
     Asked of squeue, because submitit asks sacct, which not every cluster has.
     """
     command = ["squeue", "--noheader", "--format", "%T", "--job", number]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        return "UNKNOWN"  # a busy controller times out, which does not end a training of days
+    return asked.stdout.strip()
 
 
 def _runs(job: Any) -> bool:
