@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qrepro.boxes import Priors, Truths, aligned_iou, area, distances, pairwise_iou
+from qrepro.boxes import aligned_iou, area, distances, pairwise_iou
+from qrepro.ground_truth import Truths
+from qrepro.priors import Priors
 
 BACKGROUND = -1
 IGNORED = -2

@@ -17,9 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qrepro.assign import BACKGROUND
-from qrepro.boxes import Priors, Truths, aligned_iou, centerness
+from qrepro.boxes import aligned_iou, centerness
 from qrepro.detector import Prediction
+from qrepro.ground_truth import Truths
 from qrepro.losses import Loss
+from qrepro.priors import Priors
 from qrepro.quality import joint_logit
 from qrepro.target import MEASURES, Positives, scatter
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qrepro.boxes import Truths, aligned_iou, centerness, nearest_truth
+from qrepro.boxes import aligned_iou, centerness
+from qrepro.ground_truth import Truths, nearest_truth
 from qrepro.quality import Oracle
 
 

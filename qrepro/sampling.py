@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from qrepro.precision import unmixed
+from qrepro.amp import unmixed
 
 Axis = tuple[float, float]  # a coordinate as multiples of the distances to its low and its high side
 CELL: Axis = (0.0, 0.0)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.files import GOLDEN
 from qrepro.data.shapes import make_shapes
 
-GOLDEN = Path(__file__).parent / "golden"
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(2)
 
@@ -33,11 +33,3 @@ def shapes(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "shapes"
     make_shapes(root, train=12, val=6)
     return root
-
-
-def shared_data(name: str) -> Path:
-    """The folder of a real data set, or a skip that says what was missing."""
-    root = Path(os.environ.get("QREPRO_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "data" / name
-    if not root.is_dir():
-        pytest.skip(f"{name}: not found; set QREPRO_SHARED to the folder that holds data/{name}")
-    return root.resolve()

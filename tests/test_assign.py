@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qrepro.assign import ATSS, BACKGROUND, IGNORED, Fovea, MaxIoU, NearestPoint, Ranges
-from qrepro.boxes import Anchors, Points, Priors, Truths
+from qrepro.ground_truth import Truths
+from qrepro.priors import Anchors, Points, Priors
 
 CPU = torch.device("cpu")
 SQUARES = Anchors(scale=8, octaves=1, ratios=(1.0,), centre=0.0)

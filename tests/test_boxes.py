@@ -3,19 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qrepro.boxes import (
-    Anchors,
-    DefaultBoxes,
-    Points,
-    Truths,
-    aligned_giou,
-    aligned_iou,
-    centerness,
-    clip,
-    distances,
-    nearest_truth,
-    pairwise_iou,
-)
+from qrepro.boxes import aligned_giou, aligned_iou, centerness, clip, distances, pairwise_iou
+from qrepro.ground_truth import Truths, nearest_truth
+from qrepro.priors import Anchors, DefaultBoxes, Points
 
 
 def test_iou_by_hand():

@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.claims import read_claims
-from analysis.evidence import VERDICTS, claim_lines
-from analysis.papers import read_paper
-from analysis.report_papers import read_claim_rows
-from analysis.runs import find_runs
+from helpers.commands import run
+from qrepro.papers.claims import read_claims
+from qrepro.papers.sheet import read_paper
+from qrepro.papers.verdicts import VERDICTS, claim_lines
 from qrepro.recipe.load import names
-from test_cli import run
+from qrepro.records.run_folder import find_runs
+from qrepro.report.papers import read_claim_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

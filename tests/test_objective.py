@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from qrepro.assign import BACKGROUND, IGNORED, MaxIoU
-from qrepro.boxes import Priors, Truths
+from qrepro.box_coder import Delta, Distance, Gaussian, General
 from qrepro.detector import Prediction
+from qrepro.ground_truth import Truths
 from qrepro.losses import (
     bce_loss,
     distribution_focal_loss,
@@ -18,7 +19,7 @@ from qrepro.losses import (
     softmax_loss,
 )
 from qrepro.objective import Objective, Term, positives, total
-from qrepro.represent import Delta, Distance, Gaussian, General
+from qrepro.priors import Priors
 from qrepro.target import MEASURES, hard, soft
 
 SIZES = torch.tensor([[64, 64]])

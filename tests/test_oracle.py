@@ -7,7 +7,7 @@ the assigner but overlaps with IoU 4/5; 2 overlaps nothing.
 import pytest
 import torch
 
-from qrepro.boxes import Truths
+from qrepro.ground_truth import Truths
 from qrepro.oracle import Dense, overwrite, owners
 from qrepro.quality import Rule
 

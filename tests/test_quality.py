@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
+from qrepro.box_coder import Delta, Distance, Gaussian, General, LogDistance, PointSet, bins_of
 from qrepro.losses import quality_focal_loss
 from qrepro.quality import (
     Composed,
@@ -21,7 +22,6 @@ from qrepro.quality import (
     fuse,
     joint_logit,
 )
-from qrepro.represent import Delta, Distance, Gaussian, General, LogDistance, PointSet, bins_of
 from qrepro.sampling import Reader, Star
 
 

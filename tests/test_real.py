@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import shared_data
+from helpers.files import shared_data
+from helpers.tiny import TINY
 from qrepro.cli import main
-from test_train import TINY
 
 
 def qrepro(*arguments) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from qrepro.backbone.base import Backbone
-from qrepro.backbone.deformable import Deformable
+from qrepro.layers.deformable import Deformable
 
 BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
     18: (BasicBlock, [2, 2, 2, 2]),

@@ -13,8 +13,8 @@ from qrepro.cli import inputs
 from qrepro.cli import options as o
 
 if TYPE_CHECKING:
-    from analysis.ap import APResult
-    from analysis.plots import Plot
+    from qrepro.metrics.coco_ap import APResult
+    from qrepro.plots import Plot
 
 app = typer.Typer(
     help="Analyses of evaluated runs or of other detectors' result files; tables as CSV and markdown, figures as PNG, "
@@ -89,10 +89,10 @@ def ap(
     out: Out = None,
 ) -> None:
     """AP at every threshold, by size, per class; VOC mAP, also by size; precision-recall curves."""
-    from analysis.ap import ap_metrics, class_metrics, evaluate
-    from analysis.matching import COCO_THRESHOLDS
-    from analysis.sizes import size_note, size_text
-    from analysis.voc import voc_rows
+    from qrepro.metrics.area_ranges import size_note, size_text
+    from qrepro.metrics.coco_ap import ap_metrics, class_metrics, evaluate
+    from qrepro.metrics.matching import COCO_THRESHOLDS
+    from qrepro.metrics.voc_ap import voc_rows
 
     levels = tuple(o.numbers(thresholds, "--thresholds")) if thresholds else COCO_THRESHOLDS
     parted = inputs.sizes(sizes, "--sizes")
@@ -122,7 +122,7 @@ def ap(
 
 def _curves(result: APResult, title: str) -> Plot:
     """Precision against recall, a line per threshold."""
-    from analysis.plots import precision_recall
+    from qrepro.plots import precision_recall
 
     lines = {f"IoU {t:g}": result.precision[i, :, :, 0, -1] for i, t in enumerate(result.thresholds)}
     return precision_recall(result.recalls, lines, graded=True, title=title)
@@ -151,8 +151,8 @@ def pcc(
     out: Out = None,
 ) -> None:
     """Correlation of estimated and true IoU with intervals: GFLv2's PCC, and what it does not show."""
-    from analysis.correlation import STATISTICS
-    from analysis.samples import correlation_study
+    from qrepro.metrics.correlation import STATISTICS
+    from qrepro.metrics.pairs import correlation_study
 
     wanted = tuple(statistics.split(",")) if statistics else STATISTICS
     files = inputs.Files(detections, annotations, split, classes, classes_from)
@@ -163,7 +163,7 @@ def pcc(
         grouped = [row for pairs in samples for row in correlation_study(pairs, [group], [(0.0, 1.0)], wanted)]
         _write(grouped, f"pcc_by_{group}", results, out, digits=3)
         if "pearson" in wanted:
-            from analysis.plots import correlation_by_group
+            from qrepro.plots import correlation_by_group
 
             lines: dict[str, list[dict[str, Any]]] = {}
             for row in grouped:
@@ -194,8 +194,8 @@ def oracle(
     Runs: AP against alpha, with the estimate and with the true IoU, before NMS; evaluate with --oracle-iou --alpha
     first. Files hold detections after NMS: they are ranked again by IoU, which bounds what a better order would give.
     """
-    from analysis.ap import ap_metrics, evaluate
-    from analysis.oracle import alpha_rows, reranked
+    from qrepro.metrics.coco_ap import ap_metrics, evaluate
+    from qrepro.metrics.oracle import alpha_rows, reranked
 
     files = inputs.Files(detections, annotations, split, classes, classes_from)
     if files.given:
@@ -234,8 +234,8 @@ def calibration(
     out: Out = None,
 ) -> None:
     """D-ECE, LaECE, LaECE0 and LaACE0, with reliability diagrams; all that defines a value is in its row."""
-    from analysis.calibration import METRICS, calibration_rows, reliability_rows
-    from analysis.plots import reliability
+    from qrepro.metrics.calibration import METRICS, calibration_rows, reliability_rows
+    from qrepro.plots import reliability
 
     given = {"tau": tau, "floor": floor, "pooling": pooling}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -282,7 +282,7 @@ def lrp(
     out: Out = None,
 ) -> None:
     """Optimal localisation recall precision error (oLRP) with its three parts, per class and their mean."""
-    from analysis.lrp import lrp_rows
+    from qrepro.metrics.lrp import lrp_rows
 
     files = inputs.Files(detections, annotations, split, classes, classes_from)
     rows = [
@@ -318,8 +318,8 @@ def compare(
 
     The correlation is that of the positives' estimates where both have some, else that of scores and IoU_eval.
     """
-    from analysis.comparison import compare as paired
-    from analysis.plots import difference_interval
+    from qrepro.plots import difference_interval
+    from qrepro.statistics.comparison import compare as paired
 
     files = inputs.Files([a, b], annotations, split, classes, classes_from)
     sides = [inputs.side(path, rule, files) for path, rule in ((a, rule_a), (b, rule_b))]
@@ -349,7 +349,7 @@ def distributions(
     out: Out = None,
 ) -> None:
     """Histograms of quality labels and regression targets (GFL figures 12, 5c); with --images single boxes (3, 13)."""
-    from analysis.figures import histograms, single_boxes
+    from qrepro.report.figures import histograms, single_boxes
 
     found = inputs.chosen(runs, results)
     drawn = list(histograms(found))
@@ -381,8 +381,8 @@ def matches(
     out: Out = None,
 ) -> None:
     """Boxes matched to a truth against its scale, before and after the first step, and how evenly (PASSD, figure 2)."""
-    from analysis.matches import evenness_rows, matched_rows, stage_counts
-    from analysis.plots import matched_boxes
+    from qrepro.metrics.positives_by_scale import evenness_rows, matched_rows, stage_counts
+    from qrepro.plots import matched_boxes
 
     edges = inputs.bins(bins, "--bins")
     found = inputs.chosen(runs, results)
@@ -414,7 +414,7 @@ def boxes(
     out: Out = None,
 ) -> None:
     """Boxes of single pictures before and after suppression, with their scores and true IoU (GFLv2, figure 7)."""
-    from analysis.figures import suppressed
+    from qrepro.report.figures import suppressed
 
     for one in inputs.chosen([run], results):
         for name, plot in suppressed(one, images, rule or one.rule, number):
@@ -428,9 +428,9 @@ def speed(
     out: Out = None,
 ) -> None:
     """AP against time per picture of the models of a printed table (GFLv2, figure 6)."""
-    from analysis.figures import printed_speed
-    from analysis.tables import read_table
     from qrepro.cli.rows import table_files
+    from qrepro.papers.tables import read_table
+    from qrepro.report.figures import printed_speed
 
     for path in table_files(table):
         name = f"{path.parent.name}-{path.stem}"
@@ -451,7 +451,7 @@ def plot(
     out: Out = None,
 ) -> None:
     """Every figure of the runs: clouds, AP against alpha and threshold, reliability, labels, losses."""
-    from analysis.figures import figures
+    from qrepro.report.figures import figures
 
     for stem, drawn in figures(inputs.chosen(runs, results), sample, seed).items():
         _draw(drawn, stem, results, out or results / "figures")
@@ -468,8 +468,8 @@ def _write(
     shown: bool = True,
 ) -> None:
     """Rows on the screen, as CSV and as markdown."""
-    from analysis.tables import write_rows
     from qrepro.cli import show
+    from qrepro.papers.tables import write_rows
 
     if shown:
         show.table(rows, digits=digits)

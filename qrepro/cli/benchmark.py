@@ -21,7 +21,7 @@ import typer
 from qrepro.cli import options as o
 
 if TYPE_CHECKING:
-    from qrepro.engine.timing import Setting
+    from qrepro.experiments.timing import Setting
     from qrepro.recipe import Recipe
 
 ALPHAS = [f"{tenth / 10:g}" for tenth in range(11)]
@@ -100,7 +100,7 @@ def benchmark(
     if not recipes:
         _analyses(scale, repeat, only, engine, out)
         return
-    from qrepro.engine.timing import Setting
+    from qrepro.experiments.timing import Setting
     from qrepro.recipe import resolve
 
     setting = Setting(batch=batch, objects=objects, candidates=candidates, steps=steps, warm_up=warm_up)
@@ -117,10 +117,10 @@ def _detectors(
     out: Path,
 ) -> None:
     """Time recipes, turn by turn."""
-    from analysis.tables import write_rows
     from qrepro.cli import show
     from qrepro.engine.distributed import pick
-    from qrepro.engine.timing import take_turns, time_inference, time_training
+    from qrepro.experiments.timing import take_turns, time_inference, time_training
+    from qrepro.papers.tables import write_rows
 
     place = pick(device)
     names = ", ".join(recipe.name for recipe in recipes)
@@ -134,8 +134,8 @@ def _detectors(
 
 def _analyses(scale: float, repeat: int, only: list[str] | None, engine: str | None, out: Path) -> None:
     """Time the analyses on a made-up set."""
-    from analysis.tables import write_rows
     from qrepro.cli import show
+    from qrepro.papers.tables import write_rows
 
     every = tasks(engine)
     wanted = [task for task in every if not only or any(part in task.name for part in only)]
@@ -172,10 +172,10 @@ def picture_size(text: str | None) -> tuple[int, int] | None:
 
 def make_files(root: str, scale: float) -> None:
     """Two result files, their truths, and a run with ten times as many candidates and positives."""
-    from analysis.synthetic import Size, make_detections, make_truths, write_detections, write_truths
     from qrepro.engine.candidates import COLUMNS, Stored
     from qrepro.engine.predict import write_frame
     from qrepro.engine.run import Run
+    from qrepro.experiments.synthetic import Size, make_detections, make_truths, write_detections, write_truths
     from qrepro.recipe import resolve
 
     folder, size = Path(root), Size().scaled(scale)

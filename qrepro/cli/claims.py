@@ -14,9 +14,9 @@ from qrepro.cli import options as o
 from qrepro.cli.rows import Runs, Setting, setting, table_files
 
 if TYPE_CHECKING:
-    from analysis.claims import Cell, Claim, Tables
-    from analysis.evidence import Measured
-    from analysis.runs import Run
+    from qrepro.papers.claims import Cell, Claim, Tables
+    from qrepro.papers.verdicts import Measured
+    from qrepro.records.run_folder import Run
 
 
 def claims(
@@ -39,11 +39,11 @@ def claims(
     """Check each claim of the papers against their own tables, then against runs, with intervals of 95 %."""
     import pandas as pd
 
-    from analysis.evidence import claim_lines, effect_rows
-    from analysis.papers import read_paper
-    from analysis.plots import claimed_effects
-    from analysis.tables import write_csv, write_markdown
     from qrepro.cli import show
+    from qrepro.papers.sheet import read_paper
+    from qrepro.papers.tables import write_csv, write_markdown
+    from qrepro.papers.verdicts import claim_lines, effect_rows
+    from qrepro.plots import claimed_effects
 
     asked = setting(profile, overrides, steps)
     everything, there = [], Runs(results)
@@ -74,8 +74,8 @@ def claim_rows(
     folder: Path, asked: Setting, there: Runs, *, core: bool = False, draws: int = 1000
 ) -> list[dict[str, Any]]:
     """One row per comparison of each claim of a folder: as printed, and as measured in a setting."""
-    from analysis.claims import Tables, printed_row, read_claims
-    from analysis.evidence import Sampler, measured_row
+    from qrepro.papers.claims import Tables, printed_row, read_claims
+    from qrepro.papers.verdicts import Sampler, measured_row
 
     tables, sampler = Tables(folder), Sampler(draws)
     found = [claim for claim in read_claims(folder) if claim.core or not core]
@@ -99,8 +99,8 @@ def claim_folders(which: str | None) -> list[Path]:
 
 def _finder(tables: Tables, there: Runs, asked: Setting) -> Callable[[Cell], Measured | None]:
     """Runs of a cell: None for a row that nobody trains here."""
-    from analysis.evidence import Measured
-    from analysis.oracle import same_rule
+    from qrepro.metrics.oracle import same_rule
+    from qrepro.papers.verdicts import Measured
 
     def find(cell: Cell) -> Measured | None:
         row = tables.row(cell)
@@ -122,7 +122,7 @@ def _about(claim: Claim, asked: Setting) -> dict[str, Any]:
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
     """What a reader of the file has to know."""
-    from analysis.evidence import MAP_NOTE, READING
+    from qrepro.papers.verdicts import MAP_NOTE, READING
 
     notes = [
         f"measured: {READING}",

@@ -23,15 +23,15 @@ def demo(
     device: o.Device = None,
 ) -> None:
     """Make data, train ATSS without and with an IoU branch, and GFLv2; evaluate with the oracle; tables and report."""
-    from analysis.figures import figures
-    from analysis.report import build_report
-    from analysis.runs import load_run
-    from analysis.summary import headline_rows
     from qrepro.cli import show
     from qrepro.cli.evaluate import asked_rules
     from qrepro.cli.reproduce import carry_out
     from qrepro.cli.tables import write_tables
     from qrepro.data.shapes import make_shapes
+    from qrepro.metrics.summary import headline_rows
+    from qrepro.records.run_folder import load_run
+    from qrepro.report.figures import figures
+    from qrepro.report.page import build_report
 
     choices = [o.choose(name, "shapes", data=data, out=out) for name in RECIPES]
     make_shapes(choices[0].data)

@@ -14,9 +14,9 @@ from qrepro.cli import options as o
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.truths import Truths
     from qrepro.quality import Rule
     from qrepro.recipe import Recipe
+    from qrepro.records.ground_truth import Truths
 
 
 def evaluate(
@@ -94,15 +94,15 @@ def evaluate_choice(
     store: floor of class score and limit an image (0: none) of the candidates to store; export: write the file for
     COCO's evaluation server too.
     """
-    from analysis.ap import choose_engine
-    from analysis.truths import read_truths
     from qrepro.cli import show
     from qrepro.engine.candidates import Floor
     from qrepro.engine.checkpoint import restore_detector
+    from qrepro.engine.datasets import open_split
     from qrepro.engine.distributed import pick
-    from qrepro.engine.pictures import open_split
     from qrepro.engine.predict import predict, write_frame, write_truths
     from qrepro.interop.export import write_submission
+    from qrepro.metrics.coco_ap import choose_engine
+    from qrepro.records.ground_truth import read_truths
 
     recipe, run = choice.recipe, choice.run
     engine = choose_engine(engine)
@@ -157,10 +157,10 @@ def publish(
     engine: str | None,
 ) -> None:
     """Write detections by rule and their metrics into a folder, in place of earlier ones, and print the table."""
-    from analysis.summary import summarise
     from qrepro.cli import show
-    from qrepro.engine.atomic import write_text
     from qrepro.engine.predict import write_frame
+    from qrepro.metrics.summary import summarise
+    from qrepro.records.atomic import write_text
 
     written = set()
 

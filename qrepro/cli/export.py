@@ -71,10 +71,10 @@ def export(
 
 def _detections(choice: o.Choice, rule: str | None, split: str | None, out: Path | None) -> None:
     """Write the detections of a rule."""
-    from analysis.detections import read_detections
     from qrepro.cli import show
     from qrepro.interop.export import write_coco
     from qrepro.quality import Rule
+    from qrepro.records.detections import read_detections
 
     folder = choice.run.folder(split, choice.recipe) / "detections"
     source = folder / f"{Rule.parse(rule or choice.recipe.score).name}.parquet"

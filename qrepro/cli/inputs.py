@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.runs import Run
-    from analysis.samples import DetectionSet, Pairs
-    from analysis.truths import Truths
+    from qrepro.metrics.pairs import DetectionSet, Pairs
+    from qrepro.records.ground_truth import Truths
+    from qrepro.records.run_folder import Run
 
 APART = "--detections and --annotations belong together, and exclude run folders"
 
@@ -21,7 +21,7 @@ class Files:
     """Result files of other detectors, and the ground truth that judges them, as options give them.
 
     detections: the files.   annotations: a COCO file or a VOC folder.   split, classes (A,B,C): of a VOC folder.
-    classes_from: where the files count classes, see `analysis.detections.read_detections`.
+    classes_from: where the files count classes, see `qrepro.records.detections.read_detections`.
     """
 
     detections: list[Path] | None
@@ -37,7 +37,7 @@ class Files:
 
     def truths(self) -> Truths:
         """The ground truth."""
-        from analysis.truths import read_truths
+        from qrepro.records.ground_truth import read_truths
 
         if not self.detections or self.annotations is None:
             raise ValueError(APART)
@@ -45,8 +45,8 @@ class Files:
 
     def read(self, path: Path, truths: Truths) -> DetectionSet:
         """One of the detection files, under its name or, where others are called the same, its path."""
-        from analysis.detections import read_detections
-        from analysis.samples import DetectionSet
+        from qrepro.metrics.pairs import DetectionSet
+        from qrepro.records.detections import read_detections
 
         namesakes = {other for other in self.detections or [] if other.name == path.name}
         found = read_detections(path, truths, self.classes_from)
@@ -55,7 +55,7 @@ class Files:
 
 def sizes(text: str, option: str) -> tuple[float, float]:
     """The two sides in px that part small, medium and large objects: by name, or as LOW,HIGH."""
-    from analysis.sizes import SIZES, areas
+    from qrepro.metrics.area_ranges import SIZES, areas
 
     try:
         low, high = SIZES[text] if text in SIZES else map(float, text.split(","))
@@ -68,7 +68,7 @@ def sizes(text: str, option: str) -> tuple[float, float]:
 
 def bins(text: str, option: str) -> Callable[[Any], Any]:
     """How sides of truths are parted into bins of scale, as a function of the sides that gives the edges."""
-    from analysis.matches import quantile_edges, regular_edges
+    from qrepro.metrics.positives_by_scale import quantile_edges, regular_edges
 
     ways = {"": regular_edges, "quantile": quantile_edges}
     way, _, number = text.rpartition(":")
@@ -83,7 +83,7 @@ def bins(text: str, option: str) -> Callable[[Any], Any]:
 
 def chosen(paths: list[Path] | None, results: Path) -> list[Run]:
     """Evaluated runs in the folders that were named, or in all of the results."""
-    from analysis.runs import find_runs
+    from qrepro.records.run_folder import find_runs
 
     found = [run for path in paths or [results] for run in find_runs(path)]
     runs = [run for run in found if run.evaluated]
@@ -104,7 +104,7 @@ def foreign(files: Files, runs: list[Path] | None = None) -> Iterator[DetectionS
 
 def sets(files: Files, runs: list[Path] | None, rules: list[str] | None, results: Path) -> Iterator[DetectionSet]:
     """Detection sets of files where they were given, else of runs."""
-    from analysis.samples import detection_sets
+    from qrepro.metrics.pairs import detection_sets
 
     if files.given:
         yield from foreign(files, runs)
@@ -116,7 +116,7 @@ def pairs_of(
     files: Files, runs: list[Path] | None, rules: list[str] | None, over: str | None, floor: float, results: Path
 ) -> Iterator[Pairs]:
     """Samples of estimate and true IoU."""
-    from analysis.samples import candidate_pairs, detection_pairs, positive_pairs
+    from qrepro.metrics.pairs import candidate_pairs, detection_pairs, positive_pairs
 
     over = over or ("detections" if files.given else "positives")
     if over not in ("positives", "candidates", "detections") or (files.given and over != "detections"):
@@ -131,8 +131,8 @@ def pairs_of(
 
 def side(path: Path, rule: str | None, files: Files) -> list[tuple[Run | None, DetectionSet]]:
     """One side of a comparison: a file, or the runs of one recipe and profile."""
-    from analysis.mmdetection import is_folder_of_predictions
-    from analysis.samples import detection_sets
+    from qrepro.metrics.pairs import detection_sets
+    from qrepro.records.readers.mmdetection import is_folder_of_predictions
 
     if path.is_file() or is_folder_of_predictions(path):
         if rule:

@@ -77,7 +77,7 @@ def reproduce(
     """
     from qrepro.cli import show
     from qrepro.cli.tables import write_tables
-    from qrepro.engine.jobs import Failed, Job, in_turn, on_slurm, side_by_side
+    from qrepro.experiments.jobs import Failed, Job, in_turn, on_slurm, side_by_side
 
     wanted = [name for text in rows or [] for name in text.split(",")]
     options = pairs(slurm or [])
@@ -128,10 +128,10 @@ def plan(
     A training that is there already is taken by what it trained, under whatever name: the small profiles make recipes
     of a paper the same that differ in backbone or schedule only.
     """
-    from analysis.runs import find_runs
-    from analysis.tables import read_table
+    from qrepro.papers.tables import read_table
     from qrepro.quality import Rule
     from qrepro.recipe.parts import nearest
+    from qrepro.records.run_folder import find_runs
 
     rows = [
         {**row, "place": f"{file.stem}/{row['row']}"}
@@ -202,8 +202,8 @@ def _name(training: Training, out: Path) -> str:
 def _say_plan(states: Sequence[tuple[Training, str]], title: str, device: str | None, out: Path) -> None:
     """Print what is to be done, and how long it will take."""
     from qrepro.cli import show
-    from qrepro.engine.cost import measured, steps
     from qrepro.engine.distributed import Place, pick
+    from qrepro.experiments.cost import measured, steps
 
     place = Place(0, 1, pick(device))
     speeds = measured([card.parent for card in sorted(out.rglob("run.json"))], place.device, place.name)

@@ -45,13 +45,13 @@ def rescore(
     """
     import torch
 
-    from analysis.truths import read_truths
     from qrepro.cli import show
     from qrepro.cli.evaluate import asked_rules, publish
     from qrepro.engine.candidates import Stored
     from qrepro.recipe import checked
     from qrepro.recipe.build import build_postprocess
     from qrepro.recipe.load import merge
+    from qrepro.records.ground_truth import read_truths
 
     torch.set_num_threads(1)  # a picture's candidates are few: sharing them out costs three times their work
     choice = o.choose(str(run))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from qrepro.cli import options as o
 
 if TYPE_CHECKING:
-    from analysis.runs import Run
     from qrepro.recipe import Recipe
+    from qrepro.records.run_folder import Run
 
 PAPERS_OWN = ("coco", "voc")
 
@@ -68,7 +68,7 @@ class Runs:
     """The evaluated runs of a results folder, found by what they trained and not by where they lie."""
 
     def __init__(self, root: Path) -> None:
-        from analysis.runs import find_runs
+        from qrepro.records.run_folder import find_runs
 
         evaluated = [run for run in find_runs(root) if run.evaluated] if root.is_dir() else []
         self.by_hash: dict[tuple[str, str], list[Run]] = {}
@@ -89,7 +89,7 @@ class Runs:
 
 def table_files(which: str | None) -> list[Path]:
     """The printed tables of a paper, one of them, or all; a folder or CSV file outside of the recipes is taken too."""
-    from analysis.papers import read_paper
+    from qrepro.papers.sheet import read_paper
     from qrepro.recipe import recipe_root
     from qrepro.recipe.parts import nearest
 

@@ -39,7 +39,7 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "", digits: int = 1) -
     """
     if not rows:
         return
-    from analysis.tables import readable
+    from qrepro.papers.tables import readable
 
     varying, same = readable(rows, digits)
     shown = Table(title=title or None, title_justify="left", header_style="bold")

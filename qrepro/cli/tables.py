@@ -14,8 +14,8 @@ from qrepro.cli.rows import PAPERS_OWN, Runs, Setting, setting, table_files
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.papers import Paper
-    from analysis.runs import Run
+    from qrepro.papers.sheet import Paper
+    from qrepro.records.run_folder import Run
 
 
 SMALLER = "data, backbone, picture size and schedule are smaller than the paper's; only directions can be compared"
@@ -60,8 +60,8 @@ def write_tables(
     which: str | None, settings: list[Setting] | None, kind: str, results: Path, out: Path
 ) -> list[Written]:
     """Write each table in each setting; without settings, in the paper's own and in every profile that has results."""
-    from analysis.papers import read_paper
-    from analysis.tables import read_table
+    from qrepro.papers.sheet import read_paper
+    from qrepro.papers.tables import read_table
     from qrepro.recipe.load import profiles
 
     if kind not in ("csv", "markdown", "both"):
@@ -113,7 +113,7 @@ class _Measured:
 
 def _write(stem: str, printed: pd.DataFrame, paper: Paper, found: _Measured, kind: str, out: Path) -> Written:
     """Write one table in one setting."""
-    from analysis.tables import missing_rows, regenerate, write_csv, write_markdown
+    from qrepro.papers.tables import missing_rows, regenerate, write_csv, write_markdown
 
     label = found.setting.label if found.setting.suffix else ""
     frame = regenerate(printed, found.runs, label or _own(printed), found.stale)
@@ -143,7 +143,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to. \\[default: RESULTS/report]")] = None,
 ) -> None:
     """One self-contained HTML page of everything in the results."""
-    from analysis.report import build_report
+    from qrepro.report.page import build_report
 
     target = out or results / "report"
     typer.echo(build_report(results, target))

@@ -77,11 +77,11 @@ def train_choice(
 
 def _judge(choice: o.Choice, workers: int | None) -> Callable[[Detector], float]:
     """AP of a model by the recipe's own rule, for the choice of the best checkpoint."""
-    from analysis.ap import ap_metrics, evaluate
-    from analysis.truths import read_truths
-    from qrepro.engine.pictures import open_split
+    from qrepro.engine.datasets import open_split
     from qrepro.engine.predict import predict, write_truths
+    from qrepro.metrics.coco_ap import ap_metrics, evaluate
     from qrepro.quality import Rule
+    from qrepro.records.ground_truth import read_truths
 
     recipe = choice.recipe
     annotations = open_split(recipe, choice.data, recipe.data.eval)

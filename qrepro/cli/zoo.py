@@ -56,12 +56,12 @@ def evaluate(
     workers: o.Workers = None,
 ) -> None:
     """Fetch, import, and evaluate with the oracle; the row of the table beside the reported one."""
-    from analysis.runs import load_run
-    from analysis.summary import headline_rows
     from qrepro.cli import show
     from qrepro.cli.evaluate import evaluate_choice
     from qrepro.interop.importing import import_checkpoint
     from qrepro.interop.zoo import fetch_model, named, reported
+    from qrepro.metrics.summary import headline_rows
+    from qrepro.records.run_folder import load_run
 
     model = named(name)
     with show.transfers() as progress:

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from qrepro.boxes import Truths
 from qrepro.data.annotations import Annotations
 from qrepro.data.transforms import Compose, Normalise, Resize, ResizeExact, Sample, Transform
+from qrepro.ground_truth import Truths
 
 Key = tuple[int, int]  # index of a sample, seed of its augmentation
 

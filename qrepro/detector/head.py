@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qrepro.boxes import Priors
+from qrepro.box_coder import BoxRepresentation, bins_of
 from qrepro.detector.prediction import Prediction, joined
 from qrepro.detector.tower import Tower
+from qrepro.priors import Priors
 from qrepro.quality import Estimator, Place
-from qrepro.represent import BoxRepresentation, bins_of
 from qrepro.sampling import OutAt, layer_at
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qrepro.boxes import Priors
-from qrepro.represent import BoxRepresentation
+from qrepro.box_coder import BoxRepresentation
+from qrepro.priors import Priors
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from qrepro.backbone import Deformable
+from qrepro.layers import Deformable
 
 
 class Tower(nn.Sequential):

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from qrepro.engine.atomic import replacing
 from qrepro.postprocess import Candidates, PostProcess
 from qrepro.quality import Oracle, Rule, fuse
+from qrepro.records.atomic import replacing
 
 BOX = ["x1", "y1", "x2", "y2"]
 _FLOORS = b"qrepro.floors"

@@ -11,9 +11,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from qrepro.detector import Detector
-from qrepro.engine.atomic import replacing
 from qrepro.recipe.build import build_detector
 from qrepro.recipe.schema import Recipe
+from qrepro.records.atomic import replacing
 
 
 @dataclass

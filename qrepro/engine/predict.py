@@ -14,20 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qrepro.assign import BACKGROUND
+from qrepro.box_coder import distributions_of
 from qrepro.boxes import area, centerness, clip, distances
 from qrepro.data.annotations import Annotations, to_coco
 from qrepro.data.loader import Batch, loader
 from qrepro.detector import Detector, Prediction
-from qrepro.engine.atomic import replacing, write_text
 from qrepro.engine.candidates import Floor, Stored, gather
-from qrepro.engine.pictures import evaluation_views
+from qrepro.engine.datasets import evaluation_views
 from qrepro.objective import Objective, positives
 from qrepro.oracle import Dense, overwrite, owners
 from qrepro.postprocess import Kept, PostProcess
 from qrepro.quality import Rule, fuse
 from qrepro.recipe.build import build_objective, build_postprocess
 from qrepro.recipe.schema import Recipe
-from qrepro.represent import distributions_of
+from qrepro.records.atomic import replacing, write_text
 
 Columns = dict[str, list[np.ndarray]]
 SHOWN = 3  # boxes of a picture whose distributions are kept

@@ -17,8 +17,8 @@ import torchvision
 
 from qrepro import __version__
 from qrepro.engine import checkpoint
-from qrepro.engine.atomic import write_text
 from qrepro.recipe.schema import Recipe
+from qrepro.records.atomic import write_text
 
 
 def folder(root: Path, recipe: Recipe, seed: int) -> Path:

@@ -18,9 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_a
 from qrepro.data.loader import Batch, Steps, aspect_groups, loader
 from qrepro.detector import Detector
 from qrepro.engine import checkpoint
+from qrepro.engine.datasets import training_pictures
 from qrepro.engine.distributed import Place, joined
 from qrepro.engine.interrupt import Stop, Stopped, stoppable
-from qrepro.engine.pictures import training_pictures
 from qrepro.engine.run import Run
 from qrepro.engine.schedule import Plan, make_optimiser
 from qrepro.objective import total

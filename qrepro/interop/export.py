@@ -27,11 +27,11 @@ from torch.export import Dim, ExportedProgram
 
 from qrepro import __version__
 from qrepro.detector import Detector, Prediction
-from qrepro.engine.atomic import replacing, write_text
 from qrepro.engine.checkpoint import load, restore_detector
-from qrepro.engine.timing import Size, evaluation_size
+from qrepro.experiments.timing import Size, evaluation_size
 from qrepro.recipe import Recipe, checked
 from qrepro.recipe.build import build_detector
+from qrepro.records.atomic import replacing, write_text
 
 TOLERANCE = 1e-4  # of the largest value of an output: more than rounding in another order, less than anything wrong
 OPSET = 20  # of ONNX: has both ways of reading features at points, GridSample and DeformConv

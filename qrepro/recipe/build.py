@@ -6,14 +6,15 @@ from functools import partial
 from typing import Any
 
 from qrepro.assign import ASSIGNERS
-from qrepro.backbone import BACKBONES, NECKS
-from qrepro.boxes import PRIORS
+from qrepro.backbone import BACKBONES
+from qrepro.box_coder import REPRESENTATIONS
 from qrepro.detector import HEADS, Detector, FirstStep, Head, ReadAt, Separate
+from qrepro.neck import NECKS
 from qrepro.objective import Objective, Term
 from qrepro.postprocess import POSTPROCESSES, PostProcess
+from qrepro.priors import PRIORS
 from qrepro.quality import ESTIMATORS
 from qrepro.recipe.schema import Recipe, StepLosses
-from qrepro.represent import REPRESENTATIONS
 from qrepro.sampling import SAMPLERS, Reader
 from qrepro.target import CLASS_TARGETS, hard
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from qrepro.backbone import FLOPS
-from qrepro.boxes import PRIORS
 from qrepro.data.transforms import TRANSFORMS, Sample
+from qrepro.layers import FLOPS
+from qrepro.priors import PRIORS
 from qrepro.recipe.build import build_detector, each
 from qrepro.recipe.schema import Recipe
 

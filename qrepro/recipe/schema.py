@@ -10,15 +10,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qrepro.assign import ASSIGNERS
-from qrepro.backbone import BACKBONES, NECKS
-from qrepro.boxes import PRIORS
+from qrepro.backbone import BACKBONES
+from qrepro.box_coder import REPRESENTATIONS
 from qrepro.data.transforms import TRANSFORMS
 from qrepro.detector import HEADS
 from qrepro.losses import BOX_LOSSES, CLASS_LOSSES, CODE_LOSSES, QUALITY_LOSSES, Loss
+from qrepro.neck import NECKS
 from qrepro.postprocess import POSTPROCESSES
+from qrepro.priors import PRIORS
 from qrepro.quality import ESTIMATORS, Rule
 from qrepro.recipe.parts import BoxLossPart, ClassLossPart, HeadPart, LossPart, Part, QualityLossPart, lookup, member
-from qrepro.represent import REPRESENTATIONS
 from qrepro.sampling import SAMPLERS
 from qrepro.target import CLASS_TARGETS
 

@@ -1,0 +1,1 @@
+"""Where recipes meet runs and papers: training, evaluation, plans, tables, claims."""

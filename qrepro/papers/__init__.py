@@ -1,0 +1,1 @@
+"""The papers' printed tables and claims, and their regeneration from runs."""

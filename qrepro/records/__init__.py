@@ -1,0 +1,1 @@
+"""What lies on disk and its words: run folders, detections, ground truth, score rules."""

@@ -1,0 +1,1 @@
+"""Resampling, intervals, and the comparison of two detectors."""

@@ -1,0 +1,1 @@
+"""What several test modules share: tiny cases, tiny recipes, run folders made by hand, commands as typed."""
