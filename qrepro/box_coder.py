@@ -1,6 +1,7 @@
-"""How a box is written in the outputs of a network, and read back.
+"""Box coders: how a box is encoded in the outputs of a network, and decoded from them.
 
-A representation has `channels` numbers per prior; `encode` gives the code of a box, `decode` the box of an output.
+A coder has `channels` numbers per prior; `encode` gives the code of a box (deltas, distances, bins), `decode` the box
+of an output. Outputs are float of any precision; codes and boxes are float32.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,33 +20,91 @@ from qrepro.priors import Priors
 Four = tuple[float, float, float, float]
 
 
-class BoxRepresentation:
-    """What a member of this axis offers."""
+@dataclass(frozen=True)
+class Distributions:
+    """Discrete distributions of the distances to the four sides, which outputs of a network parametrise.
+
+    Attributes:
+        probability: (..., 4, n + 1) of distances of 0 ... n bins to the left, top, right, bottom side.
+        spacing: Cells (strides) per bin.
+    """
+
+    probability: Tensor
+    spacing: float
+
+
+class BoxCoder:
+    """Base class of the axis: a user's own coder inherits from it and defines `channels`, `encode` and `decode`.
+
+    A coder whose outputs are distributions also defines `bins` and `distributions`; GFLv2's statistics and the tables
+    of distributions then work with it.
+    """
 
     @property
     def channels(self) -> int:
         """Numbers per prior that the network puts out."""
         raise NotImplementedError
 
+    @property
+    def bins(self) -> int:
+        """Number of bins of the distribution of each side, 0 where the outputs are no distributions.
+
+        Where it is above 0, `channels` is 4 * bins, and outputs (..., 4 * bins) are the logits of the bins of the left
+        side, then of the top, right and bottom side, each normalised by a softmax.
+        """
+        return 0
+
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        """Target code (P, ...) of boxes (P, 4) at the priors (P)."""
+        """Encode boxes as regression targets.
+
+        Args:
+            boxes: (P, 4) xyxy in pixels.
+            priors: The P priors they are matched to.
+
+        Returns:
+            Target codes (P, ...).
+        """
         raise NotImplementedError
 
     def code(self, raw: Tensor, priors: Priors) -> Tensor:
-        """What of outputs (..., R, channels) is trained towards a code: the output itself unless a member says else."""
+        """Codes that outputs stand for, which a loss compares with encoded boxes: by default the outputs themselves.
+
+        Args:
+            raw: (..., R, channels) outputs, of any precision.
+            priors: The R priors of the outputs.
+
+        Returns:
+            Codes (..., R, channels) in float32, whatever the network ran in; differentiable.
+        """
         return raw.float()
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Boxes (..., R, 4) of outputs (..., R, channels) at the priors (R); differentiable."""
+        """Decode outputs to boxes.
+
+        Args:
+            raw: (..., R, channels) outputs, of any precision.
+            priors: The R priors of the outputs.
+
+        Returns:
+            Boxes (..., R, 4) xyxy in pixels of the network input, not clipped; differentiable.
+        """
         raise NotImplementedError
+
+    def distributions(self, raw: Tensor) -> Distributions | None:
+        """Distributions of the sides that outputs (..., channels) stand for, None for a coder without any."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delta(BoxRepresentation):
-    """Centre shift and log size relative to an anchor (R-CNN, arXiv 1311.2524, appendix C), as (dx, dy, dw, dh).
+class Delta(BoxCoder):
+    """Deltas (dx, dy, dw, dh): centre shift and log size relative to an anchor (R-CNN, arXiv 1311.2524, appendix C).
 
-    means, stds: the codes are (delta - mean) / std; max_ratio: |dw|, |dh| are cut at ln(max_ratio) when decoding.
-    clip: the centre moves by less than half a cell (PASSD, eq. 2): (dx, dy) = tanh(output) stride / (2 anchor size).
+    Attributes:
+        means: The codes are (delta - mean) / std.
+        stds: See `means`.
+        max_ratio: |dw| and |dh| are cut at ln(max_ratio) when decoding.
+        clip: The centre moves by less than half a cell (PASSD, eq. 2): (dx, dy) = tanh(output) stride / (2 anchor
+            size).
     """
 
     means: Four = (0.0, 0.0, 0.0, 0.0)
@@ -59,14 +118,14 @@ class Delta(BoxRepresentation):
         return 4
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        """Codes (P, 4) of boxes (P, 4); boxes must have positive sides."""
+        """Encode boxes (P, 4) as deltas (P, 4); boxes must have positive sides."""
         centre, size = _centre_size(boxes)
         anchor_centre, anchor_size = _centre_size(priors.boxes)
         delta = torch.cat([(centre - anchor_centre) / anchor_size, (size / anchor_size).log()], -1)
         return (delta - delta.new_tensor(self.means)) / delta.new_tensor(self.stds)
 
     def code(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Codes (..., R, 4) of outputs (..., R, 4); in float32 whatever the network ran in."""
+        """Codes (..., R, 4) of outputs (..., R, 4), with `clip` their shift after the tanh; in float32."""
         raw = raw.float()
         if not self.clip:
             return raw
@@ -74,7 +133,7 @@ class Delta(BoxRepresentation):
         return torch.cat([(shift - raw.new_tensor(self.means[:2])) / raw.new_tensor(self.stds[:2]), raw[..., 2:]], -1)
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Boxes (..., R, 4) of outputs (..., R, 4)."""
+        """Decode outputs (..., R, 4) to boxes (..., R, 4)."""
         code = self.code(raw, priors)
         delta = code * code.new_tensor(self.stds) + code.new_tensor(self.means)
         limit = math.log(self.max_ratio)
@@ -84,12 +143,21 @@ class Delta(BoxRepresentation):
         return torch.cat([centre - half, centre + half], -1)
 
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "clamp": lambda output: output.clamp(min=0),
+    "none": lambda output: output,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Distance(BoxRepresentation):
+class Distance(BoxCoder):
     """Distances from a prior's centre to the sides, left, top, right, bottom (FCOS, arXiv 1904.01355).
 
-    activation: what makes an output a distance: `exp` (FCOS, section 3.1), `clamp` at 0 (its improved version), `none`.
-    unit: of the distance, a `cell` or a `pixel` (FCOS as first published).
+    Attributes:
+        activation: The function from an output to a distance: `exp` (FCOS, section 3.1), `clamp` at 0 (its improved
+            version), `none`.
+        unit: Unit of the distances, a `cell` (stride) or a `pixel` (FCOS as first published).
     """
 
     activation: Literal["exp", "clamp", "none"] = "clamp"
@@ -101,19 +169,21 @@ class Distance(BoxRepresentation):
         return 4
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        """Distances (P, 4); negative where the centre lies outside."""
+        """Encode boxes (P, 4) as distances (P, 4) in `unit`, negative where the prior's centre lies outside the box."""
         return _in_cells(boxes, priors) if self.unit == "cell" else distances(priors.centres(), boxes)
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Boxes (..., R, 4) of outputs (..., R, 4)."""
-        activate = {"exp": torch.exp, "clamp": lambda x: x.clamp(min=0), "none": lambda x: x}[self.activation]
-        side = activate(raw.float())
-        return _around(priors.centres(), side * priors.stride[:, None] if self.unit == "cell" else side)
+        """Decode outputs (..., R, 4) to boxes (..., R, 4)."""
+        distance = _ACTIVATIONS[self.activation](raw.float())
+        return _around(priors.centres(), distance * priors.stride[:, None] if self.unit == "cell" else distance)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian(BoxRepresentation):
-    """Distances in cells as normal distributions: means, then logs of the variance (GFL, arXiv 2006.04388, table 5)."""
+class Gaussian(BoxCoder):
+    """Normal distributions of the distances in cells (GFL, arXiv 2006.04388, table 5).
+
+    Outputs are the four means, then the four logs of the variance; sides left, top, right, bottom.
+    """
 
     @property
     def channels(self) -> int:
@@ -121,19 +191,21 @@ class Gaussian(BoxRepresentation):
         return 8
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        """Distances (P, 4) in cells."""
+        """Encode boxes (P, 4) as distances (P, 4) in cells, negative where the prior's centre lies outside the box."""
         return _in_cells(boxes, priors)
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Boxes (..., R, 4) at the means of outputs (..., R, 8)."""
+        """Decode outputs (..., R, 8) to the boxes (..., R, 4) at their means."""
         return _around(priors.centres(), raw[..., :4].float() * priors.stride[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
-class General(BoxRepresentation):
-    """Distances as any distribution over n + 1 bins, `delta` cells apart (GFL, arXiv 2006.04388, eq. 4 and 5).
+class General(BoxCoder):
+    """General distributions of the distances, over n + 1 bins `delta` cells apart (GFL, arXiv 2006.04388, eq. 4, 5).
 
-    n: number of the last bin: distances up to n delta cells are represented.
+    Attributes:
+        n: Number of the last bin: distances up to n delta cells are represented.
+        delta: Cells per bin.
     """
 
     n: int = 16
@@ -142,27 +214,40 @@ class General(BoxRepresentation):
     @property
     def channels(self) -> int:
         """A logit per bin and side."""
-        return 4 * (self.n + 1)
+        return 4 * self.bins
+
+    @property
+    def bins(self) -> int:
+        """Bins 0 ... n."""
+        return self.n + 1
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        """Distances (P, 4) in bins, clamped to [0, n - 0.1] as in the authors' code, so that a bin lies above."""
+        """Encode boxes (P, 4) as distances (P, 4) in bins.
+
+        They are clamped to [0, n - 0.1] as in the authors' code, so that a bin lies above.
+        """
         return (_in_cells(boxes, priors) / self.delta).clamp(0, self.n - 0.1)
 
     def probabilities(self, raw: Tensor) -> Tensor:
-        """Distributions (..., 4, n + 1) of outputs (..., 4 (n + 1))."""
-        return raw.float().unflatten(-1, (4, self.n + 1)).softmax(-1)
+        """Probabilities (..., 4, n + 1) of outputs (..., 4 (n + 1)), in float32."""
+        return torch.unflatten(raw.float(), -1, (4, self.bins)).softmax(-1)
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Boxes (..., R, 4) at the expectations of outputs (..., R, 4 (n + 1))."""
-        bins = torch.arange(self.n + 1, device=raw.device, dtype=torch.float32)
+        """Decode outputs (..., R, 4 (n + 1)) to the boxes (..., R, 4) at the expected distances."""
+        bins = torch.arange(self.bins, device=raw.device, dtype=torch.float32)
         return _around(priors.centres(), (self.probabilities(raw) * bins).sum(-1) * self.delta * priors.stride[:, None])
+
+    def distributions(self, raw: Tensor) -> Distributions:
+        """Distributions of the sides that outputs (..., 4 (n + 1)) are the logits of."""
+        return Distributions(self.probabilities(raw), self.delta)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogDistance(BoxRepresentation):
+class LogDistance(BoxCoder):
     """Logs of the distances relative to the side of the prior (FoveaBox, arXiv 1904.03797, eq. 4).
 
-    limit: distances are cut to [1 / limit, limit] sides when encoded.
+    Attributes:
+        limit: Distances are cut to [1 / limit, limit] sides of the prior when encoded.
     """
 
     limit: float = 16.0
@@ -173,20 +258,23 @@ class LogDistance(BoxRepresentation):
         return 4
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        """Codes (P, 4)."""
+        """Encode boxes (P, 4) as log distances (P, 4)."""
         relative = distances(priors.centres(), boxes) / _centre_size(priors.boxes)[1][..., :1]
         return relative.clamp(1 / self.limit, self.limit).log()
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Boxes (..., R, 4) of codes (..., R, 4)."""
+        """Decode outputs (..., R, 4) to boxes (..., R, 4)."""
         return _around(priors.centres(), raw.float().exp() * _centre_size(priors.boxes)[1][..., :1])
 
 
-class PointSet(nn.Module, BoxRepresentation):
-    """A set of points, y before x, in cells from the prior's centre; the box is read off it (RepPoints, 1904.11490).
+class PointSet(nn.Module, BoxCoder):
+    """A set of points, y before x, in cells from the prior's centre, that a box is read off (RepPoints, 1904.11490).
 
-    points: their number. transform: `moment`, mean +- deviation times a factor per axis, learned as its logarithm;
-    `minmax`, the smallest box around all. moment_share: of the gradient that reaches the factors (0.01 in the code).
+    Args:
+        points: Number of points.
+        transform: How the box is read off: `moment`, mean +- standard deviation times a factor per axis, learned as its
+            logarithm; `minmax`, the smallest box around all points.
+        moment_share: Share of the gradient that reaches the factors (0.01 in the authors' code).
     """
 
     def __init__(
@@ -199,24 +287,28 @@ class PointSet(nn.Module, BoxRepresentation):
 
     @property
     def channels(self) -> int:
-        """Two numbers a point."""
+        """Two numbers per point."""
         return 2 * self.points
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        """Not possible: many sets of points make the same box."""
+        """Not possible, because many sets of points make the same box.
+
+        Raises:
+            ValueError: Always.
+        """
         raise ValueError("loss.code: a box of kind points has no code; use a loss of boxes (loss.box)")
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        """Boxes (..., R, 4) of outputs (..., R, 2 * points)."""
-        place = raw.float().unflatten(-1, (self.points, 2)).flip(-1)
-        place = place * priors.stride[:, None, None] + priors.centres()[..., None, :]
+        """Decode outputs (..., R, 2 * points) to boxes (..., R, 4)."""
+        points = torch.unflatten(raw.float(), -1, (self.points, 2)).flip(-1)
+        points = points * priors.stride[:, None, None] + priors.centres()[..., None, :]
         if self.transform == "minmax":
-            return torch.cat([place.amin(-2), place.amax(-2)], -1)
-        middle = place.mean(-2)
-        factor = self.moment_share * self.moment + (1 - self.moment_share) * self.moment.detach()
-        deviation = torch.linalg.vector_norm(place - middle[..., None, :], dim=-2) / math.sqrt(self.points - 1)
-        half = deviation * factor.exp()
-        return torch.cat([middle - half, middle + half], -1)
+            return torch.cat([points.amin(-2), points.amax(-2)], -1)
+        mean = points.mean(-2)
+        log_factor = self.moment_share * self.moment + (1 - self.moment_share) * self.moment.detach()
+        std = torch.linalg.vector_norm(points - mean[..., None, :], dim=-2) / math.sqrt(self.points - 1)
+        half = std * log_factor.exp()
+        return torch.cat([mean - half, mean + half], -1)
 
 
 def _in_cells(boxes: Tensor, priors: Priors) -> Tensor:
@@ -234,25 +326,7 @@ def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
 
 
-@dataclass(frozen=True)
-class Distributions:
-    """What an output says of the sides. probability: (..., 4, n + 1) of 0 ... n bins; spacing: cells per bin."""
-
-    probability: Tensor
-    spacing: float
-
-
-def distributions_of(box: BoxRepresentation, raw: Tensor) -> Distributions | None:
-    """The distributions behind outputs (..., channels), where the representation has any."""
-    return Distributions(box.probabilities(raw), box.delta) if isinstance(box, General) else None
-
-
-def bins_of(box: BoxRepresentation) -> int:
-    """Numbers of the distribution of each side, 0 where the representation has none."""
-    return box.n + 1 if isinstance(box, General) else 0
-
-
-REPRESENTATIONS: dict[str, Callable[..., Any]] = {
+BOX_CODERS: dict[str, type[BoxCoder]] = {
     "delta": Delta,
     "distance": Distance,
     "log_distance": LogDistance,

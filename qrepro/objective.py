@@ -1,16 +1,18 @@
-"""From dense predictions and truths to named loss terms: the only place that weights and normalises.
+"""From dense predictions and their matches to named loss terms: the only place that weights and normalises.
 
 With N the number of positives of the whole batch, over all ranks, and w a measure of each positive (1 by default):
 L = (1/N) [sum over locations of w L_class + sum over positives of L_quality]
-    + (1 / sum of w) sum over positives of w (L_code + L_box), each with its weight; w is 1 at negatives.
-A detector that refines its boxes adds the same of its first step.
+    + (1 / sum of w) sum over positives of w (L_encoding + L_box), each with its weight; w is 1 at negatives.
+A detector that refines its boxes adds the same of its initial stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import reduce
+from operator import add
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -19,41 +21,45 @@ from torch import Tensor
 from qrepro.assign import BACKGROUND
 from qrepro.boxes import aligned_iou, centerness
 from qrepro.detector import Prediction
-from qrepro.ground_truth import Truths
+from qrepro.fusion import joint_logit
+from qrepro.ground_truth import GroundTruthBatch
 from qrepro.losses import Loss
-from qrepro.priors import Priors
-from qrepro.quality import joint_logit
+from qrepro.matching import Matches
 from qrepro.target import MEASURES, Positives, scatter
-
-Assigner = Callable[[Priors, Truths, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Term:
     """A loss and its weight in the sum.
 
-    by: name of the measure that weighs each positive, detached; None for 1. A term of boxes is then divided by the sum
-    of these, at least `floor`, in place of N.
-    unit: of a term of boxes: what they are measured in, pixels or sides of their prior.
-    towards: of quality: the measure that is estimated.   detach: no gradient passes through its target.
-    score: of class: the score that is trained, the class's own or its product with the quality (GFLv2's joint score).
+    Attributes:
+        loss: per element.
+        weight: in the sum of terms.
+        weight_by: the measure that weighs each positive, detached; None for 1. A term of boxes is then divided by the
+            sum of these, at least `min_normalizer`, in place of N.
+        min_normalizer: see there.
+        normalize_by_prior: of a term of boxes: they are measured in sides of their prior, not in pixels.
+        target: of the quality term: the measure that is estimated.
+        detach: of the quality term: no gradient passes through its target.
+        score: of the class term: the score that is trained, that of the class or its product with the quality (GFLv2's
+            joint score).
     """
 
     loss: Loss
     weight: float = 1.0
-    by: str | None = None
-    floor: float = 1.0
-    unit: Literal["pixel", "side"] = "pixel"
-    towards: str = "iou"
+    weight_by: str | None = None
+    min_normalizer: float = 1.0
+    normalize_by_prior: bool = False
+    target: str = "iou"
     detach: bool = True
     score: Literal["class", "joint"] = "class"
 
 
-def positives(prediction: Prediction, truths: Truths, matches: Tensor) -> Positives:
-    """The positives that an assigner's matches (B, R) make, with their decoded boxes."""
+def positives(prediction: Prediction, ground_truth: GroundTruthBatch, matches: Tensor) -> Positives:
+    """The positives that matches (B, R) make, with their decoded boxes."""
     image, location = (matches >= 0).nonzero(as_tuple=True)
     match = matches[image, location]
-    truth = truths.boxes[image, match]
+    box = ground_truth.boxes[image, match]
     priors = prediction.priors.at(image, location)
     decoded = prediction.box.decode(prediction.raw[image, location], priors)
     score = decoded.new_zeros(len(decoded))
@@ -62,113 +68,93 @@ def positives(prediction: Prediction, truths: Truths, matches: Tensor) -> Positi
     return Positives(
         image,
         location,
-        truths.labels[image, match],
-        truth,
+        ground_truth.labels[image, match],
+        box,
         decoded,
-        aligned_iou(decoded, truth),
-        centerness(priors.centres(), truth),
+        aligned_iou(decoded, box),
+        centerness(priors.centres(), box),
         score,
     )
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Assignment, targets and losses of a recipe, or of the first step of one.
+    """Targets and losses of a recipe, or of its initial stage.
 
-    assigner: None, of a first step only, for the matches of the step after it.
-    terms: by name; class: focal and its kin on every location; code: raw output against the encoded truth;
-    box: decoded box against the truth; quality: estimate against the measure it is of.
-    count: how positives are counted, `images` gives an image without any the count 1 (MMDetection's anchor heads),
-    `batch` only the batch as a whole. images: images are counted with the positives in the class term (FoveaBox's
-    code). padding: locations in the padding of an image take no part or are negatives (FCOS's and VFNet's code).
-    negatives: of each image so many a positive count in the class term, those of the highest loss (SSD, arXiv
-    1512.02325, section 2.2); None for all.
-    first: of the first step, where every object is of class 0; rematch: the final boxes are matched as the first ones
-    stand, in place of the priors (RepPoints, PASSD).
+    Attributes:
+        class_target: what the class score is trained towards, by the IoU of each positive.
+        terms: by name. class: focal loss and its kin on every location; encoding: raw box output against the encoded
+            ground truth; box: decoded box against the ground truth; quality: estimate against its measure.
+        count: how positives are counted: `images` gives an image without any the count 1 (MMDetection's anchor heads),
+            `batch` only the batch as a whole.
+        count_images: images are counted with the positives in the class term (FoveaBox's code).
+        negatives: of each image so many a positive count in the class term, those of the highest loss (SSD, arXiv
+            1512.02325, section 2.2); None for all.
+        initial: of the initial stage, where every object is of class 0.
     """
 
-    assigner: Assigner | None
     class_target: Callable[[Tensor], Tensor]
     terms: Mapping[str, Term]
     count: Literal["images", "batch"] = "images"
-    images: bool = False
-    padding: Literal["ignored", "negative"] = "ignored"
+    count_images: bool = False
     negatives: float | None = None
-    pad: int = 32
-    first: Objective | None = None
-    rematch: bool = False
+    initial: Objective | None = None
 
-    @torch.no_grad()
-    def match(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> Tensor:
-        """(B, R) matches of images of size (B, 2) in pixels; nothing is matched wholly in the padding."""
-        assert self.assigner is not None
-        first = prediction.first
-        priors = first.priors if first else prediction.priors
-        if self.rematch and first:
-            priors = replace(priors, boxes=first.decode())
-        inside = priors.inside((sizes / self.pad).ceil() * self.pad)
-        matches = self.assigner(priors, truths, inside)
-        return matches if self.padding == "ignored" else matches.masked_fill(~inside, BACKGROUND)
-
-    def match_first(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> Tensor | None:
-        """(B, R) matches of the first step, None where there is none or it shares those of the final boxes."""
-        if not (self.first and self.first.assigner and prediction.first):
-            return None
-        return self.first.match(prediction.first, truths, sizes)
-
-    def __call__(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> dict[str, Tensor]:
+    def __call__(self, prediction: Prediction, ground_truth: GroundTruthBatch, matches: Matches) -> dict[str, Tensor]:
         """Scalar loss terms by name, in float32; the same names whatever the batch holds, so that ranks agree."""
-        matches = self.match(prediction, truths, sizes)
-        losses = self._losses(prediction, truths, matches)
-        if self.first and prediction.first:
-            objects = replace(truths, labels=torch.zeros_like(truths.labels))
-            own = self.match_first(prediction, truths, sizes)
-            first = self.first._losses(prediction.first, objects, matches if own is None else own)
-            losses |= {f"first_{name}": value for name, value in first.items()}
+        losses = self._stage_losses(prediction, ground_truth, matches.final)
+        if self.initial and prediction.initial:
+            objects = replace(ground_truth, labels=torch.zeros_like(ground_truth.labels))
+            earlier = matches.final if matches.initial is None else matches.initial
+            stage = self.initial._stage_losses(prediction.initial, objects, earlier)
+            losses |= {f"initial_{name}": value for name, value in stage.items()}
         return losses
 
-    def _losses(self, prediction: Prediction, truths: Truths, matches: Tensor) -> dict[str, Tensor]:
-        """The terms of one step."""
+    def _stage_losses(
+        self, prediction: Prediction, ground_truth: GroundTruthBatch, matches: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of one stage."""
         losses: dict[str, Tensor] = {}
-        terms, counted = self.terms, self._count(matches)
+        terms, normalizer = self.terms, self._count(matches)
         if "class" in terms and terms["class"].score == "joint" and prediction.quality is not None:
             prediction = replace(prediction, cls=joint_logit(prediction.logits, prediction.quality.float()))
-        found = positives(prediction, truths, matches)
+        matched = positives(prediction, ground_truth, matches)
         if "class" in terms:
-            losses["class"] = self._class_loss(terms["class"], prediction, found, matches, counted)
-        if "code" in terms:
-            priors = prediction.priors.at(found.image, found.location)
-            code = prediction.box.code(prediction.raw[found.image, found.location], priors)
-            losses["code"] = self._box_loss(
-                terms["code"], code, prediction.box.encode(found.truth, priors), found, counted
-            )
+            losses["class"] = self._class_loss(terms["class"], prediction, matched, matches, normalizer)
+        if "encoding" in terms:
+            priors = prediction.priors.at(matched.image, matched.location)
+            encoded = prediction.box.code(prediction.raw[matched.image, matched.location], priors)
+            target = prediction.box.encode(matched.gt_boxes, priors)
+            losses["encoding"] = self._weighted(terms["encoding"], encoded, target, matched, normalizer)
         if "box" in terms:
-            losses["box"] = self._boxes_loss(terms["box"], prediction, found, counted)
+            losses["box"] = self._box_loss(terms["box"], prediction, matched, normalizer)
         if "quality" in terms and prediction.quality is not None:
             term = terms["quality"]
-            target = MEASURES[term.towards](found)
-            estimate = prediction.quality[found.image, found.location].float()
+            target = MEASURES[term.target](matched)
+            estimate = prediction.quality[matched.image, matched.location].float()
             value = term.loss(estimate, target.detach() if term.detach else target)
-            losses["quality"] = term.weight * value.sum() / _shared(counted).clamp(min=1)
+            losses["quality"] = term.weight * value.sum() / _shared(normalizer).clamp(min=1)
         return losses
 
     def _class_loss(
-        self, term: Term, prediction: Prediction, found: Positives, matches: Tensor, counted: Tensor
+        self, term: Term, prediction: Prediction, matched: Positives, matches: Tensor, normalizer: Tensor
     ) -> Tensor:
         """Sum over all locations that take part, by N."""
         logit = prediction.logits
         shape = torch.Size((*matches.shape, logit.shape[-1] - prediction.background))
-        target = scatter(self.class_target(found.iou.detach()), found.labels, found.image, found.location, shape)
+        wanted = self.class_target(matched.iou.detach())
+        target = scatter(wanted, matched.labels, matched.image, matched.location, shape)
         value = term.loss(logit, target).sum(-1)
-        value = value * self._counts(value.detach(), matches)
-        if term.by is not None:
-            share = torch.ones_like(value)
-            share[found.image, found.location] = MEASURES[term.by](found).detach()
-            value = value * share
-        total = counted + len(matches) if self.images else counted
-        return term.weight * value.sum() / _shared(total).clamp(min=1)
+        value = value * self._counting(value.detach(), matches)
+        if term.weight_by is not None:
+            weight = torch.ones_like(value)
+            weight[matched.image, matched.location] = MEASURES[term.weight_by](matched).detach()
+            value = value * weight
+        if self.count_images:
+            normalizer = normalizer + len(matches)
+        return term.weight * value.sum() / _shared(normalizer).clamp(min=1)
 
-    def _counts(self, value: Tensor, matches: Tensor) -> Tensor:
+    def _counting(self, value: Tensor, matches: Tensor) -> Tensor:
         """(B, R) bool, the locations whose class counts: positives, and negatives by their loss (B, R)."""
         positive, negative = matches >= 0, matches == BACKGROUND
         if self.negatives is not None:
@@ -177,22 +163,22 @@ class Objective:
             negative &= rank < self.negatives * positive.sum(1, keepdim=True)
         return positive | negative
 
-    def _boxes_loss(self, term: Term, prediction: Prediction, found: Positives, counted: Tensor) -> Tensor:
-        """A loss of decoded boxes, in the term's unit."""
-        boxes, truth = found.decoded, found.truth
-        if term.unit == "side":
-            priors = prediction.priors.at(found.image, found.location).boxes
+    def _box_loss(self, term: Term, prediction: Prediction, matched: Positives, normalizer: Tensor) -> Tensor:
+        """A loss of decoded boxes, in pixels or in sides of their priors."""
+        boxes, target = matched.decoded, matched.gt_boxes
+        if term.normalize_by_prior:
+            priors = prediction.priors.at(matched.image, matched.location).boxes
             side = (priors[:, 2] - priors[:, 0])[:, None]
-            boxes, truth = boxes / side, truth / side
-        return self._box_loss(term, boxes, truth, found, counted)
+            boxes, target = boxes / side, target / side
+        return self._weighted(term, boxes, target, matched, normalizer)
 
-    def _box_loss(self, term: Term, output: Tensor, target: Tensor, found: Positives, counted: Tensor) -> Tensor:
+    def _weighted(self, term: Term, output: Tensor, target: Tensor, matched: Positives, normalizer: Tensor) -> Tensor:
         """Sum over positives, each by its measure, by the sum of these."""
         value = term.loss(output, target)
-        if term.by is None:
-            return term.weight * value.sum() / _shared(counted).clamp(min=1)
-        share = MEASURES[term.by](found).detach()
-        return term.weight * (value * share).sum() / _shared(share.sum()).clamp(min=term.floor)
+        if term.weight_by is None:
+            return term.weight * value.sum() / _shared(normalizer).clamp(min=1)
+        weight = MEASURES[term.weight_by](matched).detach()
+        return term.weight * (value * weight).sum() / _shared(weight.sum()).clamp(min=term.min_normalizer)
 
     def _count(self, matches: Tensor) -> Tensor:
         """Number of positives on this rank."""
@@ -209,6 +195,6 @@ def _shared(value: Tensor) -> Tensor:
     return value
 
 
-def total(losses: Mapping[str, Any]) -> Any:
+def total(losses: Mapping[str, Tensor]) -> Tensor:
     """What is minimised."""
-    return sum(losses.values())
+    return reduce(add, losses.values())

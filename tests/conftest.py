@@ -29,7 +29,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
-    """A small painted data set: 12 training and 6 validation pictures."""
+    """A small painted data set: 12 training and 6 validation images."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     make_shapes(root, train=12, val=6)
     return root

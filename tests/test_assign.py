@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qrepro.assign import ATSS, BACKGROUND, IGNORED, Fovea, MaxIoU, NearestPoint, Ranges
-from qrepro.ground_truth import Truths
+from qrepro.ground_truth import GroundTruthBatch
 from qrepro.priors import Anchors, Points, Priors
 
 CPU = torch.device("cpu")
 SQUARES = Anchors(scale=8, octaves=1, ratios=(1.0,), centre=0.0)
 
 
-def truths_of(boxes, labels, images=1):
+def ground_truth_of(boxes, labels, images=1):
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(1, -1, 4).expand(images, -1, 4)
     labels = torch.as_tensor(labels).reshape(1, -1).expand(images, -1)
-    return Truths(boxes, labels, torch.ones(labels.shape, dtype=torch.bool))
+    return GroundTruthBatch(boxes, labels, torch.ones(labels.shape, dtype=torch.bool))
 
 
 def priors_of(boxes):
@@ -30,7 +30,7 @@ def test_max_iou_equals_mmdetection(golden):
     ref = golden("assign")
     priors = priors_of(ref["retina9_anchors"])
     usable = torch.ones(1, len(priors.boxes), dtype=torch.bool)
-    match = MaxIoU()(priors, truths_of(ref["gt_boxes"], ref["gt_labels"]), usable)[0]
+    match = MaxIoU()(priors, ground_truth_of(ref["gt_boxes"], ref["gt_labels"]), usable)[0]
     expected = ref["retina9_assigned"]  # 0 background, -1 ignored, i + 1 matched to i
     assert torch.equal(match, torch.where(expected > 0, expected - 1, torch.where(expected == 0, BACKGROUND, IGNORED)))
 
@@ -39,35 +39,37 @@ def test_max_iou_by_hand():
     priors = priors_of(
         [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 4.5], [0, 0, 10, 3], [50, 50, 60, 60], [52, 50, 62, 60]]
     )
-    truths = truths_of([[0, 0, 10, 10], [50, 50, 53, 60]], [0, 1])
+    ground_truth = ground_truth_of([[0, 0, 10, 10], [50, 50, 53, 60]], [0, 1])
     usable = torch.tensor([[True] * 6])
-    # IoU with truth 0: 1, .9, .45, .3, 0, 0; with truth 1: 0, 0, 0, 0, .3, 1/12: its best prior is the fifth
-    assert MaxIoU()(priors, truths, usable)[0].tolist() == [0, 0, IGNORED, BACKGROUND, 1, BACKGROUND]
-    assert MaxIoU(best_prior=False)(priors, truths, usable)[0].tolist() == [0, 0, IGNORED] + [BACKGROUND] * 3
+    # IoU with object 0: 1, .9, .45, .3, 0, 0; with object 1: 0, 0, 0, 0, .3, 1/12: its best prior is the fifth
+    assert MaxIoU()(priors, ground_truth, usable)[0].tolist() == [0, 0, IGNORED, BACKGROUND, 1, BACKGROUND]
+    assert MaxIoU(best_prior=False)(priors, ground_truth, usable)[0].tolist() == [0, 0, IGNORED] + [BACKGROUND] * 3
     usable[0, [0, 4]] = False
-    assert MaxIoU()(priors, truths, usable)[0].tolist() == [IGNORED, 0, IGNORED, BACKGROUND, IGNORED, 1]
+    assert MaxIoU()(priors, ground_truth, usable)[0].tolist() == [IGNORED, 0, IGNORED, BACKGROUND, IGNORED, 1]
 
 
 def test_truth_that_no_prior_touches_claims_nothing():
     priors = priors_of([[0, 0, 10, 10], [20, 20, 30, 30]])
-    match = MaxIoU()(priors, truths_of([[90, 90, 99, 99]], [0]), torch.ones(1, 2, dtype=torch.bool))
+    match = MaxIoU()(priors, ground_truth_of([[90, 90, 99, 99]], [0]), torch.ones(1, 2, dtype=torch.bool))
     assert match[0].tolist() == [BACKGROUND, BACKGROUND]
 
 
 def test_padded_truths_and_empty_images_are_background():
     priors = priors_of([[0, 0, 10, 10]])
-    truths = truths_of([[0, 0, 10, 10]], [0])
-    hidden = Truths(truths.boxes, truths.labels, torch.zeros(1, 1, dtype=torch.bool))
+    ground_truth = ground_truth_of([[0, 0, 10, 10]], [0])
+    hidden = GroundTruthBatch(ground_truth.boxes, ground_truth.labels, torch.zeros(1, 1, dtype=torch.bool))
     assert MaxIoU()(priors, hidden, torch.ones(1, 1, dtype=torch.bool)).tolist() == [[BACKGROUND]]
-    none = Truths(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
+    none = GroundTruthBatch(
+        torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
+    )
     assert MaxIoU()(priors, none, torch.tensor([[True], [False]])).tolist() == [[BACKGROUND], [IGNORED]]
 
 
 def test_images_of_a_batch_do_not_mix():
     priors = priors_of([[0, 0, 10, 10], [20, 20, 30, 30]])
     boxes = torch.tensor([[[0.0, 0, 10, 10]], [[20, 20, 30, 30]]])
-    truths = Truths(boxes, torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool))
-    match = MaxIoU()(priors, truths, torch.ones(2, 2, dtype=torch.bool))
+    ground_truth = GroundTruthBatch(boxes, torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool))
+    match = MaxIoU()(priors, ground_truth, torch.ones(2, 2, dtype=torch.bool))
     assert match.tolist() == [[0, BACKGROUND], [BACKGROUND, 0]]
 
 
@@ -92,7 +94,7 @@ def small(request):
 
 def batch_of(boxes, valid):
     boxes = torch.tensor(boxes, dtype=torch.float32)
-    return Truths(boxes, torch.zeros(boxes.shape[:2], dtype=torch.int64), torch.tensor(valid))
+    return GroundTruthBatch(boxes, torch.zeros(boxes.shape[:2], dtype=torch.int64), torch.tensor(valid))
 
 
 def test_images_without_truths_are_background_where_usable(small):
@@ -100,24 +102,26 @@ def test_images_without_truths_are_background_where_usable(small):
     usable = torch.ones(2, 80, dtype=torch.bool)
     usable[1, 40:] = False
     expected = torch.where(usable, BACKGROUND, IGNORED)
-    none = Truths(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
+    none = GroundTruthBatch(
+        torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
+    )
     assert torch.equal(assigner(priors, none, usable), expected)
     hidden = batch_of([[[8, 8, 40, 40]], [[0, 0, 0, 0]]], [[False], [False]])
     assert torch.equal(assigner(priors, hidden, usable), expected)
 
 
 def test_padded_truths_and_other_images_change_nothing(small):
-    """A truth is matched as if it were alone, whatever stands in the padding and in the rest of the batch."""
+    """A ground truth is matched as if it were alone, whatever stands in the padding and in the rest of the batch."""
     assigner, priors = small
     usable = torch.ones(3, 80, dtype=torch.bool)
     box, other = [9.0, 11, 41, 40], [3.0, 3, 30, 33]
     alone = assigner(priors, batch_of([[box]], [[True]]), usable[:1])[0]
     assert (alone == 0).any()
-    truths = batch_of(
+    ground_truth = batch_of(
         [[other, box, other], [box, [0.0] * 4, [0.0] * 4], [other, other, other]],
         [[False, True, False], [True, False, False], [True, False, False]],
     )
-    matches = assigner(priors, truths, usable)
+    matches = assigner(priors, ground_truth, usable)
     assert torch.equal(matches[0], torch.where(alone == 0, 1, alone))
     assert torch.equal(matches[1], alone)
     assert not torch.equal(matches[2], alone) and (matches[2] == 0).any() and (matches[2] <= 0).all()
@@ -125,14 +129,14 @@ def test_padded_truths_and_other_images_change_nothing(small):
 
 def test_unusable_locations_are_ignored(small):
     assigner, priors = small
-    truths = batch_of([[[9, 11, 41, 40]]], [[True]])
-    matched = assigner(priors, truths, torch.ones(1, 80, dtype=torch.bool)) == 0
-    matches = assigner(priors, truths, ~matched)
+    ground_truth = batch_of([[[9, 11, 41, 40]]], [[True]])
+    matched = assigner(priors, ground_truth, torch.ones(1, 80, dtype=torch.bool)) == 0
+    matches = assigner(priors, ground_truth, ~matched)
     assert (matches[matched] == IGNORED).all()
 
 
-def random_truths(seed, count, width, height, smallest=4.0, largest=200.0):
-    """A batch of two images with `count` truths each, of which the second shows every other."""
+def random_ground_truth(seed, count, width, height, smallest=4.0, largest=200.0):
+    """A batch of two images with `count` ground truths each, of which the second shows every other."""
     generator = np.random.default_rng(seed)
     centre = generator.uniform(0, [width, height], (2, count, 2))
     size = np.exp(generator.uniform(math.log(smallest), math.log(largest), (2, count, 2)))
@@ -149,30 +153,30 @@ def test_atss_equals_mmdetection(golden):
     priors = SQUARES([tuple(s) for s in ref["feature_sizes"].tolist()], (8, 16, 32, 64, 128), CPU)
     torch.testing.assert_close(priors.boxes, ref["atss1_anchors"])
     usable = torch.ones(1, len(priors.boxes), dtype=torch.bool)
-    match = ATSS()(priors, truths_of(ref["gt_boxes"], ref["gt_labels"]), usable)[0]
+    match = ATSS()(priors, ground_truth_of(ref["gt_boxes"], ref["gt_labels"]), usable)[0]
     assert torch.equal(match, ref["atss1_assigned"] - 1)  # theirs: 0 negative, i + 1 matched to i
 
 
 def test_atss_of_fewer_priors_than_candidates_by_hand():
     """Two levels of two and one priors: all three are candidates.
 
-    IoU with the truth: 1, 1/3, 1/4; mean 19/36, sample standard deviation 0.410: only the first reaches 0.938.
+    IoU with the ground truth: 1, 1/3, 1/4; mean 19/36, sample standard deviation 0.410: only the first reaches 0.938.
     """
     boxes = [[0, 0, 16, 16], [8, 0, 24, 16], [0, 0, 32, 32]]
     priors = Priors(torch.tensor(boxes, dtype=torch.float32), torch.zeros(3, 2), torch.ones(3), (2, 1))
-    truths, usable = truths_of([[0, 0, 16, 16]], [0]), torch.ones(1, 3, dtype=torch.bool)
-    assert ATSS()(priors, truths, usable)[0].tolist() == [0, BACKGROUND, BACKGROUND]
+    ground_truth, usable = ground_truth_of([[0, 0, 16, 16]], [0]), torch.ones(1, 3, dtype=torch.bool)
+    assert ATSS()(priors, ground_truth, usable)[0].tolist() == [0, BACKGROUND, BACKGROUND]
     # without the first: 1/3, 1/4; mean 0.2917, deviation 0.0589 (divided by n - 1): 0.3506 is out of reach;
     # nor would the centre (16, 8) lie inside
     usable[0, 0] = False
-    assert ATSS()(priors, truths, usable)[0].tolist() == [IGNORED, BACKGROUND, BACKGROUND]
+    assert ATSS()(priors, ground_truth, usable)[0].tolist() == [IGNORED, BACKGROUND, BACKGROUND]
 
 
 def test_atss_deviation_is_that_of_a_sample():
     """IoU 1, 0.6 and 0: mean 0.533, squares 0.507 in all. Divided by n - 1 the deviation is 0.503 and even the first
     stays below 1.037; by n it would be 0.411, and the first positive."""
     priors = priors_of([[0, 0, 16, 16], [4, 0, 20, 16], [40, 0, 56, 16]])
-    match = ATSS()(priors, truths_of([[0, 0, 16, 16]], [0]), torch.ones(1, 3, dtype=torch.bool))
+    match = ATSS()(priors, ground_truth_of([[0, 0, 16, 16]], [0]), torch.ones(1, 3, dtype=torch.bool))
     assert match.tolist() == [[BACKGROUND] * 3]
 
 
@@ -181,7 +185,7 @@ def test_atss_unusable_priors_are_no_candidates():
     far = [[x, 0, x + 16, 16] for x in (60, 80, 100, 120)]
     priors = priors_of([[0, 0, 16, 16], [4, 0, 20, 16], [40, 0, 56, 16], *far])
     usable = torch.tensor([[True] * 3 + [False] * 4])
-    match = ATSS()(priors, truths_of([[0, 0, 16, 16]], [0]), usable)
+    match = ATSS()(priors, ground_truth_of([[0, 0, 16, 16]], [0]), usable)
     assert match.tolist() == [[BACKGROUND] * 3 + [IGNORED] * 4]
 
 
@@ -191,17 +195,17 @@ def test_atss_takes_the_nearest_of_each_level_and_only_centres_inside():
     priors = Priors(boxes, torch.zeros(4, 2), torch.ones(4), (2, 2))
     usable = torch.ones(1, 4, dtype=torch.bool)
     top = ATSS(top=1)
-    assert top(priors, truths_of([[0, 0, 16, 16]], [0]), usable)[0].tolist() == [0, BACKGROUND, 0, BACKGROUND]
-    # the centre (8, 8) of both lies on the left side of this truth, which none of the others is nearer to
-    assert top(priors, truths_of([[8, 0, 10, 16]], [0]), usable)[0, [0, 2]].tolist() == [BACKGROUND] * 2
-    wide = ATSS(top=1, inside=7.9)(priors, truths_of([[0, 0, 16, 16]], [0]), usable)
+    assert top(priors, ground_truth_of([[0, 0, 16, 16]], [0]), usable)[0].tolist() == [0, BACKGROUND, 0, BACKGROUND]
+    # the centre (8, 8) of both lies on the left side of this ground truth, which none of the others is nearer to
+    assert top(priors, ground_truth_of([[8, 0, 10, 16]], [0]), usable)[0, [0, 2]].tolist() == [BACKGROUND] * 2
+    wide = ATSS(top=1, inside=7.9)(priors, ground_truth_of([[0, 0, 16, 16]], [0]), usable)
     assert wide[0].tolist() == [0, BACKGROUND, 0, BACKGROUND]
-    strict = ATSS(top=1, inside=8.0)(priors, truths_of([[0, 0, 16, 16]], [0]), usable)
+    strict = ATSS(top=1, inside=8.0)(priors, ground_truth_of([[0, 0, 16, 16]], [0]), usable)
     assert (strict == BACKGROUND).all()
 
 
 def atss_by_loops(priors: Priors, boxes, usable, top=9):
-    """Algorithm 1 of arXiv 1912.02424 for one image, truth by truth, in float64."""
+    """Algorithm 1 of arXiv 1912.02424 for one image, ground truth by ground truth, in float64."""
     anchors, level = priors.boxes.double().numpy(), priors.level().numpy()
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     best = np.full(len(anchors), -1.0)
@@ -226,26 +230,30 @@ def atss_by_loops(priors: Priors, boxes, usable, top=9):
 
 
 def test_atss_equals_plain_loops():
-    """Crowded images, so that priors are claimed twice; the second has invalid truths and padding."""
+    """Crowded images, so that priors are claimed twice; the second has invalid ground truths and padding."""
     priors = SQUARES([(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)], (8, 16, 32, 64, 128), CPU)
-    truths = random_truths(0, 30, 160, 128)
+    ground_truth = random_ground_truth(0, 30, 160, 128)
     usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
-    matches = ATSS()(priors, truths, usable)
+    matches = ATSS()(priors, ground_truth, usable)
     assert (matches >= 0).sum() > 100
     for image in range(2):
         boxes = [
-            b.double().numpy() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)
+            b.double().numpy() if v else None
+            for b, v in zip(ground_truth.boxes[image], ground_truth.valid[image], strict=True)
         ]
         assert matches[image].tolist() == atss_by_loops(priors, boxes, usable[image].numpy())
 
 
 def test_atss_prior_of_two_truths_goes_to_the_larger_overlap():
-    """Both truths hold the only prior, whose IoU with them is 1/4 and 1/2, and single candidates pass: no deviation."""
+    """Both ground truths hold the only prior, whose IoU with them is 1/4 and 1/2, and single candidates pass.
+
+    No deviation.
+    """
     priors = priors_of([[0, 0, 16, 16]])
     usable = torch.ones(1, 1, dtype=torch.bool)
-    assert ATSS()(priors, truths_of([[0, 0, 32, 32], [0, 0, 16, 32]], [0, 1]), usable).tolist() == [[1]]
-    assert ATSS()(priors, truths_of([[0, 0, 16, 32], [0, 0, 32, 32]], [0, 1]), usable).tolist() == [[0]]
-    assert ATSS()(priors, truths_of([[0, 0, 16, 32], [0, 0, 16, 32]], [0, 1]), usable).tolist() == [[0]]
+    assert ATSS()(priors, ground_truth_of([[0, 0, 32, 32], [0, 0, 16, 32]], [0, 1]), usable).tolist() == [[1]]
+    assert ATSS()(priors, ground_truth_of([[0, 0, 16, 32], [0, 0, 32, 32]], [0, 1]), usable).tolist() == [[0]]
+    assert ATSS()(priors, ground_truth_of([[0, 0, 16, 32], [0, 0, 16, 32]], [0, 1]), usable).tolist() == [[0]]
 
 
 # FCOS
@@ -261,30 +269,39 @@ B = BACKGROUND
 
 
 def test_ranges_plain_fcos_by_hand():
-    """Points at 4, 12, 20, 28 px. The truth spans x 2 ... 22, y 10 ... 22: x = 4, 12, 20 and y = 12, 20 lie inside."""
+    """Points at 4, 12, 20, 28 px.
+
+    The ground truth spans x 2 ... 22, y 10 ... 22: x = 4, 12, 20 and y = 12, 20 lie inside.
+    """
     priors = Points()([(4, 4)], (8,), CPU)
-    matches = Ranges(ranges=((0, 1),), radius=None)(priors, truths_of([[2, 10, 22, 22]], [0]), torch.ones(1, 16) > 0)[0]
+    matches = Ranges(ranges=((0, 1),), radius=None)(
+        priors, ground_truth_of([[2, 10, 22, 22]], [0]), torch.ones(1, 16) > 0
+    )[0]
     assert grid(matches, priors, 0, (4, 4)) == [[B, B, B, B], [0, 0, 0, B], [0, 0, 0, B], [B, B, B, B]]
 
 
 def test_ranges_exclude_points_on_a_side():
     """x 4 ... 20 and y 4 ... 28 run through points at 4, 20 and 28, which lie on the sides and not inside."""
     priors = Points()([(4, 4)], (8,), CPU)
-    matches = Ranges(ranges=((0, 1),), radius=None)(priors, truths_of([[4, 4, 20, 28]], [0]), torch.ones(1, 16) > 0)[0]
+    matches = Ranges(ranges=((0, 1),), radius=None)(
+        priors, ground_truth_of([[4, 4, 20, 28]], [0]), torch.ones(1, 16) > 0
+    )[0]
     assert grid(matches, priors, 0, (4, 4)) == [[B, B, B, B], [B, 0, B, B], [B, 0, B, B], [B, B, B, B]]
 
 
 def test_ranges_centre_sampling_by_hand():
-    """Centre of the truth (12, 16). One stride of 8 px around it: x 4 ... 20 and y 8 ... 24, strictly inside: x = 12,
-    y = 12 and 20; within the truth, whose y ends at 22. Radius 1.5: x 0 ... 24 takes 4, 12, 20."""
+    """Centre of the object (12, 16). One stride of 8 px around it: x 4 ... 20 and y 8 ... 24, strictly inside: x = 12,
+    y = 12 and 20; within the ground truth, whose y ends at 22. Radius 1.5: x 0 ... 24 takes 4, 12, 20."""
     priors = Points()([(4, 4)], (8,), CPU)
     usable = torch.ones(1, 16) > 0
-    truths = truths_of([[2, 10, 22, 22]], [0])
-    one = Ranges(ranges=((0, 1),), radius=1.0)(priors, truths, usable)[0]
+    ground_truth = ground_truth_of([[2, 10, 22, 22]], [0])
+    one = Ranges(ranges=((0, 1),), radius=1.0)(priors, ground_truth, usable)[0]
     assert grid(one, priors, 0, (4, 4)) == [[B, B, B, B], [B, 0, B, B], [B, 0, B, B], [B, B, B, B]]
-    wide = Ranges(ranges=((0, 1),), radius=1.5)(priors, truths, usable)[0]
+    wide = Ranges(ranges=((0, 1),), radius=1.5)(priors, ground_truth, usable)[0]
     assert grid(wide, priors, 0, (4, 4)) == [[B, B, B, B], [0, 0, 0, B], [0, 0, 0, B], [B, B, B, B]]
-    low = truths_of([[2, 13, 22, 19]], [0])  # no row of points in y 13 ... 19, though y 8 ... 24 of the radius has two
+    low = ground_truth_of(
+        [[2, 13, 22, 19]], [0]
+    )  # no row of points in y 13 ... 19, though y 8 ... 24 of the radius has two
     assert (Ranges(ranges=((0, 1),), radius=1.0)(priors, low, usable) == B).all()
 
 
@@ -294,7 +311,7 @@ def test_ranges_smallest_truth_wins_whatever_the_order():
     large, tiny = [0, 0, 32, 32], [8, 8, 24, 16]
     rule = Ranges(ranges=((0, 1),), radius=None)
     for order, (big, little) in (([large, tiny], (0, 1)), ([tiny, large], (1, 0))):
-        matches = rule(priors, truths_of(order, [0, 1]), usable)[0]
+        matches = rule(priors, ground_truth_of(order, [0, 1]), usable)[0]
         expected = [[big] * 4, [big, little, little, big], [big] * 4, [big] * 4]
         assert grid(matches, priors, 0, (4, 4)) == expected
 
@@ -310,8 +327,8 @@ def test_ranges_hold_their_borders():
     for reach in (63, 64, 65, 128, 129):
         pair = []
         for point in (36, 40):
-            truths = truths_of([[point - 10, point - 10, point + reach, point + 10]], [0])
-            matches = rule(priors, truths, torch.ones(1, 320) > 0)[0]
+            ground_truth = ground_truth_of([[point - 10, point - 10, point + reach, point + 10]], [0])
+            matches = rule(priors, ground_truth, torch.ones(1, 320) > 0)[0]
             pair.append(matches[at[len(pair)]].item() == 0)
         found[reach] = pair
     assert found == {
@@ -332,7 +349,7 @@ def test_default_ranges_are_those_of_the_papers():
 def test_one_range_per_level_is_asked_for(rule):
     priors = Points()([(2, 2), (1, 1)], (8, 16), CPU)
     with pytest.raises(ValueError, match="5 ranges for 2 levels"):
-        rule(priors, truths_of([[0, 0, 8, 8]], [0]), torch.ones(1, 5) > 0)
+        rule(priors, ground_truth_of([[0, 0, 8, 8]], [0]), torch.ones(1, 5) > 0)
 
 
 def ranges_by_loops(priors, boxes, usable, ranges, radius):
@@ -361,12 +378,14 @@ PYRAMID = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)], (8, 16, 32, 64, 128), CPU
 
 @pytest.mark.parametrize("radius", [None, 0.5, 1.5])
 def test_ranges_equal_plain_loops(radius):
-    priors, truths = Points()(*PYRAMID), random_truths(1, 20, 160, 128)
+    priors, ground_truth = Points()(*PYRAMID), random_ground_truth(1, 20, 160, 128)
     usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
-    matches = Ranges(radius=radius)(priors, truths, usable)
+    matches = Ranges(radius=radius)(priors, ground_truth, usable)
     px = ((0, 64), (64, 128), (128, 256), (256, 512), (512, math.inf))
     for image in range(2):
-        boxes = [b.tolist() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)]
+        boxes = [
+            b.tolist() if v else None for b, v in zip(ground_truth.boxes[image], ground_truth.valid[image], strict=True)
+        ]
         assert matches[image].tolist() == ranges_by_loops(priors, boxes, usable[image].tolist(), px, radius)
 
 
@@ -374,12 +393,12 @@ def test_ranges_equal_plain_loops(radius):
 
 
 def test_fovea_shrunk_region_by_hand():
-    """Cell centres at 4, 12 ... 60 px. The truth 0 ... 48 by 8 ... 56 shrinks to 24 -+ 0.4 * 24 = 14.4 ... 33.6 and
+    """Cell centres at 4, 12 ... 60 px. The object 0 ... 48 by 8 ... 56 shrinks to 24 -+ 0.4 * 24 = 14.4 ... 33.6 and
     32 -+ 9.6 = 22.4 ... 41.6 px: centres x = 20, 28 and y = 28, 36. Its side of 48 px suits the first level (1 ... 64)
     and the second (32 ... 128), where the centres are 8, 24, 40, 56: x = 24, y = 24 and 40."""
     priors = Points(scale=2.0)([(8, 8), (4, 4)], (8, 16), CPU)
     rule = Fovea(ranges=Fovea().ranges[:2])
-    matches = rule(priors, truths_of([[0, 8, 48, 56]], [0]), torch.ones(1, 80) > 0)[0]
+    matches = rule(priors, ground_truth_of([[0, 8, 48, 56]], [0]), torch.ones(1, 80) > 0)[0]
     expected = [[0 if x in (2, 3) and y in (3, 4) else B for x in range(8)] for y in range(8)]
     assert grid(matches, priors, 0, (8, 8)) == expected
     assert grid(matches, priors, 1, (4, 4)) == [[B, B, B, B], [B, 0, B, B], [B, 0, B, B], [B, B, B, B]]
@@ -394,7 +413,7 @@ def test_fovea_levels_by_the_root_of_the_area(width, height, levels):
     rule = Fovea(ranges=Fovea().ranges[:2])
     # around (92, 92), a cell centre of the first level; whole boxes, so that each has a centre on both levels
     box = [92 - width / 2, 92 - height / 2, 92 + width / 2, 92 + height / 2]
-    whole = Fovea(ranges=rule.ranges, sigma=1.0)(priors, truths_of([box], [0]), torch.ones(1, 1280) > 0)[0]
+    whole = Fovea(ranges=rule.ranges, sigma=1.0)(priors, ground_truth_of([box], [0]), torch.ones(1, 1280) > 0)[0]
     assert priors.level()[whole == 0].unique().tolist() == levels
 
 
@@ -404,11 +423,11 @@ def test_fovea_smaller_object_wins_whatever_the_order():
     large, tiny = [4, 4, 60, 60], [26, 26, 38, 38]  # 20.8 ... 43.2: centres 28, 36; and 29.6 ... 34.4: none
     least = [24, 24, 48, 40]  # 31.2 ... 40.8: x = 36; 28.8 ... 35.2: none
     mid = [20, 20, 44, 44]  # 27.2 ... 36.8: x, y = 28, 36
-    assert (rule(priors, truths_of([tiny, least], [0, 1]), torch.ones(1, 64) > 0) == B).all()
+    assert (rule(priors, ground_truth_of([tiny, least], [0, 1]), torch.ones(1, 64) > 0) == B).all()
     narrow = [20, 0, 32, 56]  # 23.6 ... 28.4: x = 28; 16.8 ... 39.2: y = 20, 28, 36
     for order in ([large, mid, narrow], [narrow, mid, large], [mid, narrow, large]):
         matches = torch.tensor(
-            grid(rule(priors, truths_of(order, [0, 1, 2]), torch.ones(1, 64) > 0)[0], priors, 0, (8, 8))
+            grid(rule(priors, ground_truth_of(order, [0, 1, 2]), torch.ones(1, 64) > 0)[0], priors, 0, (8, 8))
         )
         # areas 3136, 576, 672
         assert (matches[3:5, 3:5] == order.index(mid)).all()
@@ -417,20 +436,22 @@ def test_fovea_smaller_object_wins_whatever_the_order():
 
 
 def test_fovea_region_beyond_the_map_is_moved_to_its_border():
-    """The authors' code clamps the first and last cell of a region to the map: a truth whose region lies between the
+    """The authors' code clamps the first and last cell of a region to the map: an object whose region lies between the
     border and the first centre, at 4 px, takes the first cell; between two centres it takes none."""
     priors = Points(scale=2.0)([(4, 4)], (8,), CPU)
     rule = Fovea(ranges=((0.0625, 4),))
-    matches = rule(priors, truths_of([[0, 0, 4, 4]], [0]), torch.ones(1, 16) > 0)[0]  # 1.2 ... 2.8 px: no centre
+    matches = rule(priors, ground_truth_of([[0, 0, 4, 4]], [0]), torch.ones(1, 16) > 0)[0]  # 1.2 ... 2.8 px: no centre
     assert (matches >= 0).nonzero().flatten().tolist() == [0]
-    inner = rule(priors, truths_of([[8, 8, 12, 12]], [0]), torch.ones(1, 16) > 0)[0]  # 9.2 ... 10.8 px: no centre
+    inner = rule(priors, ground_truth_of([[8, 8, 12, 12]], [0]), torch.ones(1, 16) > 0)[0]  # 9.2 ... 10.8 px: no centre
     assert (inner == B).all()
-    last = rule(priors, truths_of([[29, 29, 32, 32]], [0]), torch.ones(1, 16) > 0)[0]  # 29.9 ... 31.1 px: no centre
+    last = rule(priors, ground_truth_of([[29, 29, 32, 32]], [0]), torch.ones(1, 16) > 0)[
+        0
+    ]  # 29.9 ... 31.1 px: no centre
     assert (last >= 0).nonzero().flatten().tolist() == [15]
 
 
 def fovea_by_loops(priors, shapes, boxes, usable, sigma=0.4):
-    """FoveaBox as published for one image: truths painted on each level's map, the largest first; ranges in px."""
+    """FoveaBox as published for one image: objects painted on each level's map, the largest first; ranges in px."""
     ranges = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
     match = []
     for (rows, columns), stride, (low, high) in zip(shapes, (8, 16, 32, 64, 128), ranges, strict=True):
@@ -453,12 +474,17 @@ def fovea_by_loops(priors, shapes, boxes, usable, sigma=0.4):
 
 @pytest.mark.parametrize("sigma", [0.2, 0.4, 1.0])
 def test_fovea_equals_plain_loops(sigma):
-    priors, truths = Points(scale=2.0)(*PYRAMID), random_truths(2, 20, 160, 128, smallest=2.0, largest=1000.0)
+    priors, ground_truth = (
+        Points(scale=2.0)(*PYRAMID),
+        random_ground_truth(2, 20, 160, 128, smallest=2.0, largest=1000.0),
+    )
     usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
-    matches = Fovea(sigma=sigma)(priors, truths, usable)
+    matches = Fovea(sigma=sigma)(priors, ground_truth, usable)
     assert all((matches[:, priors.level() == level] >= 0).any() for level in range(3))
     for image in range(2):
-        boxes = [b.tolist() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)]
+        boxes = [
+            b.tolist() if v else None for b, v in zip(ground_truth.boxes[image], ground_truth.valid[image], strict=True)
+        ]
         assert matches[image].tolist() == fovea_by_loops(priors, PYRAMID[0], boxes, usable[image].tolist(), sigma)
 
 
@@ -467,7 +493,7 @@ def test_fovea_equals_plain_loops(sigma):
 
 def test_max_iou_on_the_boxes_of_each_image_equals_a_call_for_each():
     """The final boxes of RepPoints are matched on the first ones, which every image has its own of."""
-    priors, truths = Points(scale=4.0)(*PYRAMID), random_truths(3, 12, 160, 128)
+    priors, ground_truth = Points(scale=4.0)(*PYRAMID), random_ground_truth(3, 12, 160, 128)
     usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
     generator = torch.Generator().manual_seed(0)
     shift = 8 * torch.randn(2, len(priors.boxes), 2, generator=generator)
@@ -476,18 +502,20 @@ def test_max_iou_on_the_boxes_of_each_image_equals_a_call_for_each():
     centre = priors.centres() + shift
     boxes = torch.cat([centre - half, centre + half], -1)
     for rule in (MaxIoU(), MaxIoU(best_prior=False), MaxIoU(positive=0.6, negative=0.3, min_best=0.2)):
-        together = rule(replace(priors, boxes=boxes), truths, usable)
+        together = rule(replace(priors, boxes=boxes), ground_truth, usable)
         assert (together >= 0).any()
         for image in range(2):
-            own = Truths(*(t[image : image + 1] for t in (truths.boxes, truths.labels, truths.valid)))
+            own = GroundTruthBatch(
+                *(t[image : image + 1] for t in (ground_truth.boxes, ground_truth.labels, ground_truth.valid))
+            )
             alone = rule(replace(priors, boxes=boxes[image]), own, usable[image : image + 1])
             assert torch.equal(together[image], alone[0])
 
 
 def nearest_by_loops(priors: Priors, boxes, usable, number: int, scale: float = 4.0):
-    """PointAssigner of MMDetection for one image: level by logarithms of width and height, then truth by truth.
+    """PointAssigner of MMDetection for one image: level by logarithms of width and height, then object by object.
 
-    Points are what it is given: the usable ones. A point goes to a later truth only where that is strictly nearer.
+    Points are what it is given: the usable ones. A point goes to a later object only where that is strictly nearer.
     """
     points, strides = priors.centres().double().numpy(), priors.stride.double().numpy()
     levels = np.log2(strides).astype(int)
@@ -510,17 +538,18 @@ def nearest_by_loops(priors: Priors, boxes, usable, number: int, scale: float = 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 5]), st.integers(1, 25), st.sampled_from([0.0, 0.5]))
 def test_nearest_point_equals_plain_loops(seed, number, count, centre):
-    """Crowded images too, where truths compete; the second has invalid truths and padding."""
+    """Crowded images too, where ground truths compete; the second has invalid ground truths and padding."""
     priors = Points(scale=4.0, centre=centre)(*PYRAMID)
-    truths = random_truths(seed, count, 160, 128, largest=800.0)
-    # less than a pixel aside, so that no truth has the image's own centre, from which points are equally far
-    aside = torch.rand(truths.boxes.shape, generator=torch.Generator().manual_seed(seed))
-    truths = replace(truths, boxes=truths.boxes + aside)
+    ground_truth = random_ground_truth(seed, count, 160, 128, largest=800.0)
+    # less than a pixel aside, so that no ground truth has the image's own centre, from which points are equally far
+    aside = torch.rand(ground_truth.boxes.shape, generator=torch.Generator().manual_seed(seed))
+    ground_truth = replace(ground_truth, boxes=ground_truth.boxes + aside)
     usable = priors.inside(torch.tensor([[128, 160], [96, 112]]))
-    matches = NearestPoint(number=number)(priors, truths, usable)
+    matches = NearestPoint(number=number)(priors, ground_truth, usable)
     for image in range(2):
         boxes = [
-            b.double().numpy() if v else None for b, v in zip(truths.boxes[image], truths.valid[image], strict=True)
+            b.double().numpy() if v else None
+            for b, v in zip(ground_truth.boxes[image], ground_truth.valid[image], strict=True)
         ]
         assert matches[image].tolist() == nearest_by_loops(priors, boxes, usable[image].numpy(), number)
 
@@ -533,9 +562,9 @@ def test_nearest_point_level_by_the_root_of_the_area(width, height, level):
     """Sides of the priors 32, 64, 128 px. Below the first it is of the first level, beyond the last of the last."""
     priors = Points(scale=4.0)([(16, 16), (8, 8), (4, 4)], (8, 16, 32), CPU)
     box = [63 - width / 2, 62 - height / 2, 63 + width / 2, 62 + height / 2]
-    matches = NearestPoint()(priors, truths_of([box], [0]), torch.ones(1, 336) > 0)[0]
+    matches = NearestPoint()(priors, ground_truth_of([box], [0]), torch.ones(1, 336) > 0)[0]
     assert priors.level()[matches == 0].tolist() == [level]
-    stride = 8 * 2**level  # the cell that holds the truth's centre
+    stride = 8 * 2**level  # the cell that holds the ground truth's centre
     assert priors.cells[matches == 0].tolist() == [[63 // stride * stride, 62 // stride * stride]]
 
 
@@ -544,12 +573,12 @@ def test_nearest_point_measures_in_sides_of_the_truth():
     in px comes (12, 12) at (5, 3), but in sides of 4 x 40 px (20, 4) at (3 / 4, 5 / 40)."""
     priors = Points(scale=4.0)([(4, 4)], (8,), CPU)
     upright = [15, -11, 19, 29]
-    one = NearestPoint()(priors, truths_of([upright], [0]), torch.ones(1, 16) > 0)[0]
-    two = NearestPoint(number=2)(priors, truths_of([upright], [0]), torch.ones(1, 16) > 0)[0]
+    one = NearestPoint()(priors, ground_truth_of([upright], [0]), torch.ones(1, 16) > 0)[0]
+    two = NearestPoint(number=2)(priors, ground_truth_of([upright], [0]), torch.ones(1, 16) > 0)[0]
     assert (one == 0).nonzero().flatten().tolist() == [4 + 2]
     assert (two == 0).nonzero().flatten().tolist() == [2, 4 + 2]
     lying = [-3, 7, 37, 11]
-    two = NearestPoint(number=2)(priors, truths_of([lying], [0]), torch.ones(1, 16) > 0)[0]
+    two = NearestPoint(number=2)(priors, ground_truth_of([lying], [0]), torch.ones(1, 16) > 0)[0]
     assert (two == 0).nonzero().flatten().tolist() == [4 + 1, 4 + 2]
 
 
@@ -558,40 +587,40 @@ def test_nearest_point_of_two_truths_goes_to_the_nearer_and_the_other_has_none()
     priors, usable = Points(scale=4.0)([(4, 4)], (8,), CPU), torch.ones(1, 16) > 0
     far, near = [5, 5, 21, 21], [3, 3.5, 19, 19.5]
     for order, winner in (([far, near], 1), ([near, far], 0), ([near, near], 0)):
-        matches = NearestPoint()(priors, truths_of(order, [0, 1]), usable)[0]
+        matches = NearestPoint()(priors, ground_truth_of(order, [0, 1]), usable)[0]
         assert (matches >= 0).nonzero().flatten().tolist() == [4 + 1]
         assert matches[5] == winner
     large = [-35, -35, 61, 61]  # (13, 13) again, of 96 px: 0.015 sides away
-    assert NearestPoint()(priors, truths_of([near, large], [0, 1]), usable)[0][5] == 1
+    assert NearestPoint()(priors, ground_truth_of([near, large], [0, 1]), usable)[0][5] == 1
 
 
 def test_nearest_usable_point_is_taken():
     """From (11, 11.5) the points (12, 12), (4, 12), (12, 4), (12, 20) are 1.1, 7.02, 7.6, 8.6 px away."""
-    priors, truths = Points(scale=4.0)([(4, 4), (2, 2)], (8, 16), CPU), truths_of([[3, 3.5, 19, 19.5]], [0])
+    priors, ground_truth = Points(scale=4.0)([(4, 4), (2, 2)], (8, 16), CPU), ground_truth_of([[3, 3.5, 19, 19.5]], [0])
     usable = torch.ones(1, 20) > 0
     for nearest in (5, 4, 1, 9):
-        matches = NearestPoint()(priors, truths, usable)[0]
+        matches = NearestPoint()(priors, ground_truth, usable)[0]
         assert (matches == 0).nonzero().flatten().tolist() == [nearest]
         assert ((matches == IGNORED) == ~usable[0]).all()
         usable[0, nearest] = False
     usable[0, :16] = False  # none is left on its level: no other level is asked
-    assert NearestPoint()(priors, truths, usable)[0].tolist() == [IGNORED] * 16 + [BACKGROUND] * 4
+    assert NearestPoint()(priors, ground_truth, usable)[0].tolist() == [IGNORED] * 16 + [BACKGROUND] * 4
 
 
 def test_nearest_point_may_take_more_than_there_are():
     priors = Points(scale=4.0)([(2, 2), (1, 1)], (8, 16), CPU)
-    matches = NearestPoint(number=9)(priors, truths_of([[0, 0, 16, 16]], [0]), torch.ones(1, 5) > 0)[0]
+    matches = NearestPoint(number=9)(priors, ground_truth_of([[0, 0, 16, 16]], [0]), torch.ones(1, 5) > 0)[0]
     assert matches.tolist() == [0, 0, 0, 0, BACKGROUND]
 
 
 def test_of_equal_best_priors_all_or_the_first_are_taken():
-    """Two boxes of IoU 1/2 with the truth, below the threshold: SSD takes one of them."""
+    """Two boxes of IoU 1/2 with the ground truth, below the threshold: SSD takes one of them."""
     priors = priors_of([[0, 0, 10, 5], [0, 5, 10, 10], [50, 50, 60, 60]])
-    truths, usable = truths_of([[0, 0, 10, 10]], [0]), torch.ones(1, 3, dtype=torch.bool)
+    ground_truth, usable = ground_truth_of([[0, 0, 10, 10]], [0]), torch.ones(1, 3, dtype=torch.bool)
     rule = {"positive": 0.6, "negative": 0.6}
-    assert MaxIoU(**rule)(priors, truths, usable)[0].tolist() == [0, 0, BACKGROUND]
-    assert MaxIoU(**rule, ties=False)(priors, truths, usable)[0].tolist() == [0, BACKGROUND, BACKGROUND]
-    assert MaxIoU(**rule, ties=False, min_best=0.6)(priors, truths, usable)[0].tolist() == [BACKGROUND] * 3
-    assert MaxIoU(**rule, ties=False, best_prior=False)(priors, truths, usable)[0].tolist() == [BACKGROUND] * 3
-    nothing = truths_of([[90, 90, 99, 99]], [0])
+    assert MaxIoU(**rule)(priors, ground_truth, usable)[0].tolist() == [0, 0, BACKGROUND]
+    assert MaxIoU(**rule, ties=False)(priors, ground_truth, usable)[0].tolist() == [0, BACKGROUND, BACKGROUND]
+    assert MaxIoU(**rule, ties=False, min_best=0.6)(priors, ground_truth, usable)[0].tolist() == [BACKGROUND] * 3
+    assert MaxIoU(**rule, ties=False, best_prior=False)(priors, ground_truth, usable)[0].tolist() == [BACKGROUND] * 3
+    nothing = ground_truth_of([[90, 90, 99, 99]], [0])
     assert MaxIoU(**rule, ties=False)(priors, nothing, usable)[0].tolist() == [BACKGROUND] * 3

@@ -1,14 +1,26 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qrepro.box_coder import Delta, Distance, Gaussian, General, LogDistance, PointSet
+from qrepro.box_coder import (
+    BoxCoder,
+    Delta,
+    Distance,
+    Distributions,
+    Gaussian,
+    General,
+    LogDistance,
+    PointSet,
+)
 from qrepro.boxes import clip
+from qrepro.detector import Head
 from qrepro.losses import distribution_focal_loss
 from qrepro.priors import Points, Priors
+from qrepro.quality import Statistics
 
 LN2 = math.log(2)
 
@@ -255,3 +267,45 @@ def test_distances_in_pixels_by_hand():
     raw = torch.tensor([[16.0, 12, 40, 24]]).log()
     torch.testing.assert_close(box.decode(raw, PRIORS), BOX)
     torch.testing.assert_close(Distance(activation="exp").decode(raw - math.log(8), PRIORS), BOX)
+
+
+class EndsOfTheRange(BoxCoder):
+    """A coder of a user's own, which shares no code with `General`: distances of 0 or 3 cells, nothing between."""
+
+    channels, bins = 8, 2
+
+    def decode(self, raw, priors):
+        far = raw.float().reshape(*raw.shape[:-1], 4, 2).softmax(-1)[..., 1] * 3 * priors.stride[:, None]
+        return torch.cat([priors.centres() - far[..., :2], priors.centres() + far[..., 2:]], -1)
+
+    def distributions(self, raw):
+        return Distributions(raw.float().reshape(*raw.shape[:-1], 4, 2).softmax(-1), 3.0)
+
+
+def test_distributions_of_a_coder_of_ones_own_reach_the_statistics():
+    """With k = 1 and no mean the statistics are the larger probability of each side: 1/2, 3/4, 4/5 and 3/4 here."""
+    box = EndsOfTheRange()
+    head = Head(1, 2, 1, box, partial(Statistics, k=1, mean=False, hidden=4), levels=1, convs=0)
+    odds = torch.tensor([1.0, 3.0, 1 / 4, 1 / 3])
+    with torch.no_grad():
+        head.box_out.weight.zero_()
+        head.box_out.bias.copy_(torch.stack([torch.zeros(4), odds.log()], -1).flatten())
+        head.quality.inner.weight.copy_(torch.eye(4)[..., None, None])
+        head.quality.outer.weight.copy_(torch.tensor([1.0, 10.0, 100.0, 1000.0])[None, :, None, None])
+        prediction = head([torch.ones(1, 1, 2, 2)], Points(scale=1.0)([(2, 2)], [8], torch.device("cpu")))
+    expected = 1 / 2 + 10 * 3 / 4 + 100 * 4 / 5 + 1000 * 3 / 4
+    torch.testing.assert_close(prediction.quality, torch.full((1, 4), expected))
+    distributions = prediction.box.distributions(prediction.raw)
+    torch.testing.assert_close(distributions.probability[0, 0, :, 1], torch.tensor([1 / 2, 3 / 4, 1 / 5, 1 / 4]))
+    torch.testing.assert_close(prediction.decode()[0, 0], torch.tensor([4 - 12, 4 - 18, 4 + 4.8, 4 + 6]))
+
+
+@pytest.mark.parametrize("box", [Distance(), Gaussian(), PointSet(), LogDistance(), Delta()])
+def test_coders_without_bins_have_no_distributions(box):
+    assert box.bins == 0 and box.distributions(torch.zeros(3, box.channels)) is None
+
+
+def test_distributions_of_a_general_box():
+    distributions = General(n=3, delta=0.5).distributions(torch.zeros(2, 16))
+    torch.testing.assert_close(distributions.probability, torch.full((2, 4, 4), 0.25))
+    assert distributions.spacing == 0.5

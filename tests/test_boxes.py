@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qrepro.boxes import aligned_giou, aligned_iou, centerness, clip, distances, pairwise_iou
-from qrepro.ground_truth import Truths, nearest_truth
+from qrepro.ground_truth import GroundTruthBatch, max_iou_gt
 from qrepro.priors import Anchors, DefaultBoxes, Points
 
 
@@ -29,15 +29,17 @@ def test_iou_equals_torchvision_on_random_boxes():
 
 
 def test_nearest_truth_ignores_padding_and_empty_images():
-    truths = Truths(
+    ground_truth = GroundTruthBatch(
         torch.tensor([[[0.0, 0, 2, 2], [10, 10, 12, 12]]] * 2),
         torch.zeros(2, 2, dtype=torch.int64),
         torch.tensor([[True, False], [False, False]]),
     )
     boxes = torch.tensor([[[0.0, 0, 2, 1], [10, 10, 12, 12]]] * 2)
-    torch.testing.assert_close(nearest_truth(boxes, truths)[0], torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
-    none = Truths(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
-    assert nearest_truth(boxes, none)[0].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    torch.testing.assert_close(max_iou_gt(boxes, ground_truth)[0], torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
+    none = GroundTruthBatch(
+        torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
+    )
+    assert max_iou_gt(boxes, none)[0].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_clip_uses_height_and_width_in_order():

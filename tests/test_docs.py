@@ -50,9 +50,9 @@ def test_a_method_of_ones_own_as_the_page_says(capsys, tmp_path, monkeypatch, sh
         if arguments[0] in ("reproduce", "tables", "claims"):
             arguments += ["--steps", "2"]  # in place of 640
         if arguments[0] == "reproduce":
-            arguments += ["--data", str(shapes), "--device", "cpu", "--set", "postprocess.threshold=0.001"]
+            arguments += ["--data", str(shapes), "--device", "cpu", "--set", "postprocess.score_thr=0.001"]
         if arguments[0] in ("tables", "claims"):
-            arguments += ["--set", "postprocess.threshold=0.001"]
+            arguments += ["--set", "postprocess.score_thr=0.001"]
         if arguments[0] == "claims":
             arguments += ["--draws", "20"]
         code, _, err = run(capsys, *arguments)
@@ -64,7 +64,7 @@ def test_a_method_of_ones_own_as_the_page_says(capsys, tmp_path, monkeypatch, sh
     frame = pd.read_csv(table)
     assert frame["seeds"].tolist() == ["0 1"] * 3 and frame["AP_measured"].notna().all()
     (claims,) = (tmp_path / "results" / "claims").glob("mine-shapes*.csv")
-    assert set(pd.read_csv(claims)["verdict"]) <= {"holds", "does not hold", "not seen"}
+    assert set(pd.read_csv(claims)["verdict"]) <= {"holds", "does not hold", "inconclusive"}
 
 
 def core_lines() -> list[str]:

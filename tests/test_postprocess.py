@@ -1,9 +1,9 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 
+from helpers.ranking import suppressed
 from qrepro import postprocess
 from qrepro.postprocess import Candidates, PostProcess
 
@@ -17,7 +17,8 @@ FAR = [[float(20 * i), 0.0, 20.0 * i + 10, 10.0] for i in range(6)]
 
 def run(scores, boxes=FAR, level=None, **options):
     scores = torch.tensor(scores).log()[None]
-    (kept,) = PostProcess(**options)(scores, scores, torch.tensor([boxes]), torch.tensor(level or [0] * len(boxes)))
+    level = torch.tensor(level or [0] * len(boxes))
+    (kept,) = suppressed(PostProcess(**options), scores, scores, torch.tensor([boxes]), level)
     return list(
         zip(kept.location.tolist(), kept.label.tolist(), [round(s, 4) for s in kept.score.tolist()], strict=True)
     )
@@ -26,19 +27,19 @@ def run(scores, boxes=FAR, level=None, **options):
 def test_candidate_rules_differ_as_the_codes_do():
     """Three locations, two classes, two candidates a level: by location both classes of the two best stay."""
     scores = [[0.9, 0.1], [0.5, 0.6], [0.55, 0.04]]
-    by_location = run(scores, FAR[:3], per_level=2, threshold=0.05)
+    by_location = run(scores, FAR[:3], nms_pre=2, score_thr=0.05)
     assert by_location == [(0, 0, 0.9), (1, 1, 0.6), (1, 0, 0.5), (0, 1, 0.1)]
-    by_pair = run(scores, FAR[:3], candidates="pairs", per_level=2, threshold=0.05)
+    by_pair = run(scores, FAR[:3], candidates="pairs", nms_pre=2, score_thr=0.05)
     assert by_pair == [(0, 0, 0.9), (1, 1, 0.6)]
 
 
 def test_per_level_means_each_level():
     scores = [[0.9], [0.8], [0.7], [0.6]]
-    assert [k[0] for k in run(scores, FAR[:4], [0, 0, 1, 1], per_level=1)] == [0, 2]
+    assert [k[0] for k in run(scores, FAR[:4], [0, 0, 1, 1], nms_pre=1)] == [0, 2]
 
 
 def test_threshold_is_strict_and_on_the_fused_score():
-    assert [k[0] for k in run([[0.5], [0.25], [0.1]], FAR[:3], threshold=0.25)] == [0]
+    assert [k[0] for k in run([[0.5], [0.25], [0.1]], FAR[:3], score_thr=0.25)] == [0]
 
 
 def test_nms_is_by_class_and_keeps_the_best():
@@ -48,7 +49,7 @@ def test_nms_is_by_class_and_keeps_the_best():
 
 
 def test_keep_cuts_the_ranked_list():
-    assert [k[2] for k in run([[0.1], [0.9], [0.5]], FAR[:3], keep=2)] == [0.9, 0.5]
+    assert [k[2] for k in run([[0.1], [0.9], [0.5]], FAR[:3], max_per_img=2)] == [0.9, 0.5]
 
 
 @pytest.mark.parametrize("rule", ["locations", "pairs"])
@@ -66,7 +67,7 @@ def test_equal_scores_are_ordered_by_location_then_class():
         (1, 1),
         (2, 1),
     ]
-    assert [k[:2] for k in run([[0.5]] * 4, FAR[:4], per_level=2)] == [(0, 0), (1, 0)]
+    assert [k[:2] for k in run([[0.5]] * 4, FAR[:4], nms_pre=2)] == [(0, 0), (1, 0)]
 
 
 def random_candidates(seed, n=600, classes=3):
@@ -85,23 +86,23 @@ def iou(a, b):
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def plain(boxes, label, score, suppression, keep, nms, sigma=0.5, soft_floor=0.001):
+def plain(boxes, label, score, suppression, max_per_img, iou_thr, sigma=0.5, min_score=0.001):
     """Bodla et al., figure 2, one box after the other: [(index, score)], best first.
 
-    Hard NMS is the case in which overlap takes the whole score. Of equal scores the first is taken; scores are float32
-    as in the code, IoU is in Python's doubles. exp is torch's: a last bit can change the order.
+    Hard NMS is the case in which overlap takes the whole score. Of equal scores the first is taken; scores
+    and IoU are in Python's doubles, as in the code.
     """
-    left, taken = {i: np.float32(s) for i, s in enumerate(score)}, []
-    while left and len(taken) < keep:
+    left, taken = dict(enumerate(score)), []
+    while left and len(taken) < max_per_img:
         best = max(left, key=left.get)
-        if suppression != "hard" and left[best] < np.float32(soft_floor):
+        if suppression != "hard" and left[best] < min_score:
             break
-        taken.append((best, float(left.pop(best))))
+        taken.append((best, left.pop(best)))
         for other in [i for i in left if label[i] == label[best]]:
-            overlap = np.float32(iou(boxes[best], boxes[other]))
+            overlap = iou(boxes[best], boxes[other])
             if suppression == "gaussian":
-                left[other] *= (-(torch.tensor(overlap) ** 2) / sigma).exp().numpy()
-            elif overlap > nms:
+                left[other] *= math.exp(-(overlap**2) / sigma)
+            elif overlap > iou_thr:
                 left[other] *= 1 - overlap
                 if suppression == "hard":
                     del left[other]
@@ -112,9 +113,10 @@ def plain(boxes, label, score, suppression, keep, nms, sigma=0.5, soft_floor=0.0
 @pytest.mark.parametrize("keep", [5, 40, 600])
 def test_suppression_equals_a_plain_loop(suppression, keep):
     found = random_candidates(keep)
-    options = {"suppression": suppression, "keep": keep, "nms": 0.4, "sigma": 0.3, "soft_floor": 0.02}
-    expected = plain(found.boxes.tolist(), found.label.tolist(), found.log_score.exp().tolist(), **options)
-    kept = PostProcess(threshold=0.0, **options).choose(found)
+    options = {"suppression": suppression, "max_per_img": keep, "iou_thr": 0.4, "sigma": 0.3, "min_score": 0.02}
+    scores = found.log_score.double().exp().tolist()
+    expected = plain(found.boxes.tolist(), found.label.tolist(), scores, **options)
+    kept = PostProcess(score_thr=0.0, **options)([found])[0]
     assert kept.candidate.tolist() == [index for index, _ in expected]
     assert kept.score.tolist() == pytest.approx([score for _, score in expected], rel=1e-6)
 
@@ -135,36 +137,35 @@ def random_batch(seed, shares, locations=70, classes=3):
 
 @pytest.mark.parametrize("suppression", ["linear", "gaussian"])
 @pytest.mark.parametrize("keep", [1, 25, 1000])
-@pytest.mark.parametrize("nms, sigma, soft_floor", [(0.5, 0.5, 0.001), (0.2, 0.1, 0.0), (0.3, 2.0, 0.3)])
+@pytest.mark.parametrize("nms, sigma, min_score", [(0.5, 0.5, 0.001), (0.2, 0.1, 0.0), (0.3, 2.0, 0.3)])
 @pytest.mark.parametrize("shares", [(1.0, 0.0, 0.02, 0.4), (0.0, 0.1), (0.0,), (0.7,)])
-def test_a_batch_equals_a_plain_loop_over_each_image(suppression, keep, nms, sigma, soft_floor, shares):
-    options = {"suppression": suppression, "keep": keep, "nms": nms, "sigma": sigma, "soft_floor": soft_floor}
+def test_a_batch_equals_a_plain_loop_over_each_image(suppression, keep, nms, sigma, min_score, shares):
+    options = {"suppression": suppression, "max_per_img": keep, "iou_thr": nms, "sigma": sigma, "min_score": min_score}
     log_score, boxes = random_batch(keep, shares)
     level = torch.zeros(boxes.shape[1], dtype=torch.int64)
-    batch = PostProcess(threshold=0.0, **options)(log_score, log_score / 2, boxes, level)
+    batch = suppressed(PostProcess(score_thr=0.0, **options), log_score, log_score / 2, boxes, level)
     assert len(batch) == len(shares)
-    for scores, corners, kept in zip(log_score.exp().tolist(), boxes.tolist(), batch, strict=True):
+    for scores, corners, kept in zip(log_score.double().exp().tolist(), boxes.tolist(), batch, strict=True):
         pairs = [(r, c) for r, row in enumerate(scores) for c, score in enumerate(row) if score > 0]
         found = [scores[r][c] for r, c in pairs]
         expected = plain([corners[r] for r, _ in pairs], [c for _, c in pairs], found, **options)
         assert kept.candidate.tolist() == [index for index, _ in expected]
         at = list(zip(kept.location.tolist(), kept.label.tolist(), strict=True))
         assert at == [pairs[index] for index, _ in expected]
-        tolerance = 0 if suppression == "linear" else 1e-6  # exp of one number and of many may differ in a last bit
-        assert kept.score.tolist() == pytest.approx([score for _, score in expected], rel=tolerance, abs=0)
+        assert kept.score.tolist() == pytest.approx([score for _, score in expected], rel=1e-12, abs=0)
 
 
 TALL, HALF, QUARTER = [0.0, 0, 10, 10], [0.0, 0, 10, 5], [0.0, 0, 10, 2.5]  # IoU 1/2, 1/4; HALF with QUARTER 1/2
 SOLVED = {
     # 1/4 takes nothing from QUARTER, which then comes before HALF and halves it again
-    "linear": ({"nms": 0.4}, [(0, 0.9), (2, 0.7), (1, 0.8 / 4)]),
-    "linear, at the threshold": ({"nms": 0.5}, [(0, 0.9), (1, 0.8), (2, 0.7)]),
-    "linear, all": ({"nms": 0.2}, [(0, 0.9), (2, 0.7 * 3 / 4), (1, 0.8 / 4)]),
+    "linear": ({"iou_thr": 0.4}, [(0, 0.9), (2, 0.7), (1, 0.8 / 4)]),
+    "linear, at the threshold": ({"iou_thr": 0.5}, [(0, 0.9), (1, 0.8), (2, 0.7)]),
+    "linear, all": ({"iou_thr": 0.2}, [(0, 0.9), (2, 0.7 * 3 / 4), (1, 0.8 / 4)]),
     # IoU^2 / sigma: 1/2 for an IoU of 1/2, 1/8 for 1/4
     "gaussian": ({"sigma": 0.5}, [(0, 0.9), (2, 0.7 * math.exp(-1 / 8)), (1, 0.8 * math.exp(-1))]),
     "gaussian, wide": ({"sigma": 4}, [(0, 0.9), (1, 0.8 * math.exp(-1 / 16)), (2, 0.7 * math.exp(-5 / 64))]),
-    "gaussian, cut": ({"keep": 2}, [(0, 0.9), (2, 0.7 * math.exp(-1 / 8))]),
-    "gaussian, dropped": ({"soft_floor": 0.3}, [(0, 0.9), (2, 0.7 * math.exp(-1 / 8))]),
+    "gaussian, cut": ({"max_per_img": 2}, [(0, 0.9), (2, 0.7 * math.exp(-1 / 8))]),
+    "gaussian, dropped": ({"min_score": 0.3}, [(0, 0.9), (2, 0.7 * math.exp(-1 / 8))]),
 }
 
 
@@ -178,19 +179,19 @@ def test_soft_suppression_of_three_boxes_by_hand(name):
 def test_a_score_at_the_floor_stays():
     """1/2 of IoU 1/2 is 1/4."""
     for floor, count in ((0.25, 2), (0.26, 1)):
-        options = {"suppression": "linear", "nms": 0.4, "soft_floor": floor}
+        options = {"suppression": "linear", "iou_thr": 0.4, "min_score": floor}
         assert len(run([[0.75], [0.5]], [TALL, HALF], **options)) == count
 
 
 def test_soft_suppression_leaves_other_classes_alone():
-    kept = run([[0.9, 0.8], [0.1, 0.7]], [TALL, TALL], suppression="gaussian", threshold=0.5)
+    kept = run([[0.9, 0.8], [0.1, 0.7]], [TALL, TALL], suppression="gaussian", score_thr=0.5)
     assert kept == [(0, 0, 0.9), (0, 1, 0.8), (1, 1, round(0.7 * math.exp(-2), 4))]
 
 
 @pytest.mark.parametrize("suppression", ["linear", "gaussian"])
 def test_a_box_is_taken_once_though_nothing_is_left_of_the_others(suppression):
     """Three times the same box: the scores of the second and third are 0, and without a floor they are detections."""
-    options = {"suppression": suppression, "sigma": 1e-3, "soft_floor": 0.0}
+    options = {"suppression": suppression, "sigma": 1e-3, "min_score": 0.0}
     assert [k[0] for k in run([[0.9], [0.8], [0.7]], [TALL] * 3, **options)] == [0, 1, 2]
 
 
@@ -207,8 +208,8 @@ def test_a_step_takes_one_box_of_every_image(monkeypatch):
     score = torch.zeros(3, 6, 1)
     score[0, :2, 0], score[2, :, 0] = torch.tensor([0.9, 0.8]), torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     boxes = torch.tensor([[TALL] * 6, [TALL] * 6, [*FAR[:3], *FAR[:3]]])
-    process = PostProcess(suppression="linear", soft_floor=0.01)
-    batch = process(score.log(), score.log(), boxes, torch.zeros(6, dtype=torch.int64))
+    process = PostProcess(suppression="linear", min_score=0.01)
+    batch = suppressed(process, score.log(), score.log(), boxes, torch.zeros(6, dtype=torch.int64))
     assert [kept.location.tolist() for kept in batch] == [[0], [], [0, 1, 2]]
     assert overlaps == [(3, 6, 4)] * 3
 
@@ -221,36 +222,36 @@ def test_soft_suppression_equals_mmcv(method, threshold, sigma, floor):
     found = random_candidates(11, n=300, classes=1)
     dets, index = soft_nms(found.boxes, found.log_score.exp(), threshold, sigma, floor, method, offset=0)
     process = PostProcess(
-        suppression=method, nms=threshold, sigma=sigma, soft_floor=floor, threshold=0.0, keep=len(found.label)
+        suppression=method, iou_thr=threshold, sigma=sigma, min_score=floor, score_thr=0.0, max_per_img=len(found.label)
     )
-    kept = process.choose(found)
+    kept = process([found])[0]
     assert 0 < len(index) < len(found.label)
     assert torch.equal(kept.candidate, index)
-    torch.testing.assert_close(kept.score, dets[:, 4], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(kept.score.float(), dets[:, 4], rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("suppression", ["hard", "linear", "gaussian"])
 def test_what_ranks_below_the_kept_does_not_matter(suppression):
     """Candidates below the last detection may be missing: what rescoring from a file relies on."""
     found = random_candidates(7)
-    process = PostProcess(suppression=suppression, keep=30)
-    kept = process.choose(found)
-    high = (found.log_score.exp() >= kept.score[-1]).nonzero()[:, 0]
+    process = PostProcess(suppression=suppression, max_per_img=30)
+    kept = process([found])[0]
+    high = (found.log_score.double().exp() >= kept.score[-1]).nonzero()[:, 0]
     assert len(high) < len(found.label)
-    again = process.choose(found.take(high))
+    again = process([found.take(high)])[0]
     assert torch.equal(high[again.candidate], kept.candidate)
     assert torch.equal(again.score, kept.score)
 
 
 def test_classes_far_away_from_each_other_round_nothing():
-    """A box of the last of many classes in a large picture is compared as exactly as one of the first."""
+    """A box of the last of many classes in a large image is compared as exactly as one of the first."""
     box = [[4000.125, 3999.0625, 4000.625, 4000.0625], [4000.125, 3999.0625, 4000.625, 3999.5625]]  # IoU 1/2
     for label in (0, 10_000):
         scores = torch.full((1, 2, label + 1), -torch.inf)
         scores[..., label] = torch.tensor([-0.1, -0.2])
         level = torch.zeros(2, dtype=torch.int64)
-        (just,) = PostProcess(nms=0.5)(scores, scores, torch.tensor([box]), level)
-        (below,) = PostProcess(nms=0.49)(scores, scores, torch.tensor([box]), level)
+        (just,) = suppressed(PostProcess(iou_thr=0.5), scores, scores, torch.tensor([box]), level)
+        (below,) = suppressed(PostProcess(iou_thr=0.49), scores, scores, torch.tensor([box]), level)
         assert (len(just.score), len(below.score)) == (2, 1)
 
 
@@ -260,10 +261,10 @@ def test_threshold_and_limit_by_the_class_score_alone():
     boxes, level = torch.tensor([FAR[:3]]), torch.zeros(3, dtype=torch.int64)
 
     def kept(**options):
-        (found,) = PostProcess(per_level=2, **options)(fused, classes, boxes, level)
+        (found,) = suppressed(PostProcess(nms_pre=2, **options), fused, classes, boxes, level)
         return found.location.tolist()
 
     assert kept() == [2]
-    assert kept(threshold_on="class") == [2, 0]
-    assert kept(threshold_on="class", limit_by="class") == [2, 1]
-    assert kept(threshold_on="class", threshold=0.45) == [2, 1]
+    assert kept(score_thr_on="class") == [2, 0]
+    assert kept(score_thr_on="class", rank_by="class") == [2, 1]
+    assert kept(score_thr_on="class", score_thr=0.45) == [2, 1]

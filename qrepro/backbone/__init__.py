@@ -1,9 +1,6 @@
-"""From an image to feature maps."""
+"""Backbones: from an image to feature maps."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 from qrepro.backbone.base import Backbone
 from qrepro.backbone.mobilenet import MobileNet
@@ -14,7 +11,7 @@ from qrepro.backbone.weights import load_weights
 
 __all__ = ["BACKBONES", "VGG", "Backbone", "MobileNet", "Res2Net", "Residual", "load_weights"]
 
-BACKBONES: dict[str, Callable[..., Any]] = {
+BACKBONES: dict[str, type[Backbone]] = {
     "resnet": Residual,
     "res2net": Res2Net,
     "vgg": VGG,

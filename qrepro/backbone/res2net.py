@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -13,12 +13,18 @@ from qrepro.backbone.weights import timm_for
 class Res2Net(Stages):
     """Res2Net v1d 26w4s (arXiv 1904.01169) up to C5: deep stem, pooled shortcuts, 4 scales of width 26 in a block.
 
-    depth: 50 or 101. deformable: `v1` or `v2` make all three 3x3 convolutions of every block in `deformable_stages`
-    (2 for C2, ..., 5 for C5) a `Deformable`.
-    weights: as of `Residual`, e.g. `timm/res2net101d.in1k`; frozen_stages, frozen_norm: as of `Residual`.
-    pooled_c2: whether C2's first block pools its last scale (3x3, stride 1), as those of C3 to C5 do: true in the
-    authors' network and in timm's, false in MMDetection's and so in all detectors trained with it.
-    Raises `ValueError` without the timm extra.
+    Args:
+        depth: 50 or 101.
+        pooled_c2: Whether C2's first block pools its last scale (3x3, stride 1), as those of C3 to C5 do: true in the
+            authors' network and in timm's, false in MMDetection's and so in all detectors trained with it.
+        deformable: `v1` or `v2` make all three 3x3 convolutions of every block in `deformable_stages` a `Deformable`.
+        deformable_stages: 2 for C2, ..., 5 for C5.
+        weights: As of `Residual`, e.g. `timm/res2net101d.in1k`.
+        frozen_stages: As of `Residual`.
+        frozen_norm: As of `Residual`.
+
+    Raises:
+        ValueError: The timm extra is not installed.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class Res2Net(Stages):
             body.layer1[0].pool = nn.Identity()
         super().__init__(body, body.act1, 4, deformable, deformable_stages, weights, frozen_stages, frozen_norm)
 
-    def spatial(self, unit: Any) -> tuple[nn.Module, list[str]]:
-        """The 3x3 convolutions, one a scale but the last."""
-        return unit.convs, [name for name, _ in unit.convs.named_children()]
+    def spatial(self, unit: nn.Module) -> tuple[nn.Module, list[str]]:
+        """The 3x3 convolutions of a unit, one for each scale but the last: as of `Stages`."""
+        convs = unit.get_submodule("convs")
+        return convs, [name for name, _ in convs.named_children()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -18,15 +18,35 @@ BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
 }
 
 
+class ResidualClassifier(Protocol):
+    """What a classifier of torchvision's or timm's ResNet family has: the modules of its stem, and its stages."""
+
+    conv1: nn.Module
+    bn1: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+
 class Stages(Backbone):
     """The stem and the stages C2 to C5 of a classifier of torchvision's or timm's ResNet family.
 
-    body: the classifier; relu: its stem's activation; expansion: channels of C2 in units of 64.
+    Args:
+        body: The classifier.
+        relu: Activation of its stem.
+        expansion: Channels of C2 in units of 64.
+        deformable: See `Residual`.
+        deformable_stages: See `Residual`.
+        weights: See `Residual`.
+        frozen_stages: See `Residual`.
+        frozen_norm: See `Residual`.
     """
 
     def __init__(
         self,
-        body: Any,
+        body: ResidualClassifier,
         relu: nn.Module,
         expansion: int,
         deformable: Literal["none", "v1", "v2"],
@@ -48,8 +68,15 @@ class Stages(Backbone):
         stages = [self.conv1, self.bn1, self.layer1], [self.layer2], [self.layer3], [self.layer4]
         self.settle(stages, weights, frozen_stages, frozen_norm)
 
-    def spatial(self, unit: Any) -> tuple[nn.Module, list[str]]:
-        """The convolutions of a unit that can be deformable: the module that holds them, and their names in it."""
+    def spatial(self, unit: nn.Module) -> tuple[nn.Module, list[str]]:
+        """The convolutions of a unit that can be deformable.
+
+        Args:
+            unit: A residual block of a stage.
+
+        Returns:
+            The module that holds the convolutions, and their names in it.
+        """
         return unit, ["conv2"]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -65,14 +92,18 @@ class Stages(Backbone):
 class Residual(Stages):
     """ResNet and ResNeXt (arXiv 1512.03385, 1611.05431) up to C5.
 
-    depth: 18, 34, 50 or 101; groups, group_width: 32 and 4 make ResNeXt-32x4d; style: where a bottleneck has its
-    stride, `pytorch` in the 3x3 convolution, `caffe` in the first 1x1.
-    deformable: `v1` or `v2` make `conv2` of every block in `deformable_stages` (2 for C2, ..., 5 for C5) a
-    `Deformable`: a bottleneck's 3x3 convolution, or the second one of a basic block (depth 18, 34), which MMDetection
-    refuses. Weight files need not have its offset layers: they then begin at zero.
-    weights: null (from scratch), `torchvision/<name>`, `timm/<name>` or a local file (see `load_weights`).
-    frozen_stages: 0 none, 1 the stem and the first stage (C2), ..., offset layers included; frozen_norm: batch norms
-    keep their stored statistics.
+    Args:
+        depth: 18, 34, 50 or 101.
+        groups: Groups of the 3x3 convolutions; with `group_width`, 32 and 4 make ResNeXt-32x4d.
+        group_width: Channels of a group in C2.
+        style: Where a bottleneck has its stride, `pytorch` in the 3x3 convolution, `caffe` in the first 1x1.
+        deformable: `v1` or `v2` make `conv2` of every block in `deformable_stages` a `Deformable`: a bottleneck's 3x3
+            convolution, or the second one of a basic block (depth 18, 34), which MMDetection refuses. Weight files need
+            not have its offset layers: they then begin at zero.
+        deformable_stages: 2 for C2, ..., 5 for C5.
+        weights: null (from scratch), `torchvision/<name>`, `timm/<name>` or a local file (see `load_weights`).
+        frozen_stages: 0 none, 1 the stem and the first stage (C2), ..., offset layers included.
+        frozen_norm: Batch norms keep their stored statistics.
     """
 
     def __init__(

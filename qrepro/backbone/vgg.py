@@ -14,12 +14,17 @@ class VGG(Backbone):
     """VGG-16 (arXiv 1409.1556) in the form of SSD (arXiv 1512.02325, section 3): conv4_3 and fc7, both after ReLU.
 
     Pooling rounds sides up; pool5 is 3x3 with stride 1; fc6 is a 3x3 convolution to 1024 channels with dilation 6, fc7
-    a 1x1 convolution to 1024. batch_norm: a batch norm after every convolution, fc6 and fc7 included.
-    weights: null (from scratch), `torchvision/VGG16_Weights.IMAGENET1K_V1`, with batch_norm `VGG16_BN_Weights`, or a
-    file (see `load_weights`); `VGG16_Weights.IMAGENET1K_FEATURES` is for pictures that are not divided by a deviation.
-    fc6 and fc7 are thinned out of the file's classifier (see `thinned`). Where it has no usable one, as in
-    `IMAGENET1K_FEATURES`, they stay as they began, and so do their batch norms, of which no classifier has any.
-    frozen_stages: so many of the blocks conv1 to conv5; frozen_norm: batch norms keep their stored statistics.
+    a 1x1 convolution to 1024.
+
+    Args:
+        batch_norm: A batch norm after every convolution, fc6 and fc7 included.
+        weights: null (from scratch), `torchvision/VGG16_Weights.IMAGENET1K_V1`, with batch_norm `VGG16_BN_Weights`, or
+            a file (see `load_weights`); `VGG16_Weights.IMAGENET1K_FEATURES` is for images that are not divided by a
+            standard deviation. fc6 and fc7 are subsampled from the file's classifier (see `thinned`). Where it has no
+            usable one, as in `IMAGENET1K_FEATURES`, they keep their initial values, and so do their batch norms, of
+            which no classifier has any.
+        frozen_stages: Number of the blocks conv1 to conv5 that are not trained, from conv1 on.
+        frozen_norm: Batch norms keep their stored statistics.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class VGG(Backbone):
         return [fine, self.features[self.pool4 :](fine)]
 
     def translated(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A classifier's layers as fc6 and fc7, where the file does not have these themselves."""
+        """Entries of a weight file; fc6 and fc7 are those of its classifier where it has none under these names."""
         convs = [f"features.{i}" for i, layer in self.features.named_children() if isinstance(layer, nn.Conv2d)]
         if f"{convs[-1]}.weight" in state:
             return state
@@ -65,12 +70,22 @@ class VGG(Backbone):
 
 
 def thinned(state: Mapping[str, Tensor]) -> dict[tuple[int, str], Tensor]:
-    """Weight and bias of fc6 (-2) and fc7 (-1), (1024, 512, 3, 3) and (1024, 1024, 1, 1), out of VGG-16's classifier.
+    """Subsample the classifier of VGG-16 to fc6 and fc7.
 
     SSD (section 3) "subsamples" the layers: here every 4th of the 4096 channels, every 3rd row and column of fc6's 7x7
-    kernel, which its dilation puts back in their places. Empty where the classifier is absent or not finite.
+    kernel, which its dilation puts back in their places.
+
+    Args:
+        state: Entries of a weight file, `classifier.0` and `classifier.3` among them.
+
+    Returns:
+        `weight` and `bias` of fc6 (-2) and fc7 (-1), weights (1024, 512, 3, 3) and (1024, 1024, 1, 1). Empty where the
+        classifier is absent or not finite.
+
+    Raises:
+        ValueError: The classifier has other shapes than VGG-16's.
     """
-    made = {}
+    entries = {}
     for layer, name, inputs, size, every in ((-2, "classifier.0", 512, 7, 1), (-1, "classifier.3", 4096, 1, 4)):
         weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
         if weight is None or bias is None or not weight.isfinite().all():
@@ -78,6 +93,6 @@ def thinned(state: Mapping[str, Tensor]) -> dict[tuple[int, str], Tensor]:
         shape = 4096, inputs * size * size
         if weight.shape != shape:
             raise ValueError(f"backbone.weights: {name}.weight is {tuple(weight.shape)}, that of VGG-16 is {shape}")
-        made[layer, "weight"] = weight.view(4096, inputs, size, size)[::4, ::every, ::3, ::3]
-        made[layer, "bias"] = bias[::4]
-    return made
+        entries[layer, "weight"] = weight.view(4096, inputs, size, size)[::4, ::every, ::3, ::3]
+        entries[layer, "bias"] = bias[::4]
+    return entries

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 
@@ -13,11 +14,18 @@ from torch import Tensor
 
 
 def load_weights(source: str) -> Mapping[str, Tensor]:
-    """State dict of ImageNet weights.
+    """Load the state dict of ImageNet weights.
 
-    source: `torchvision/ResNet50_Weights.IMAGENET1K_V1`, `timm/resnext101_32x4d.gluon_in1k`, or a file (.pth,
-    .safetensors) with torchvision's entry names (an entry `state_dict` or `model`, and a prefix `module.` or
-    `backbone.`, are looked through).
+    Args:
+        source: `torchvision/ResNet50_Weights.IMAGENET1K_V1`, `timm/resnext101_32x4d.gluon_in1k`, or a file (.pth,
+            .safetensors) with torchvision's entry names (an entry `state_dict` or `model`, and a prefix `module.` or
+            `backbone.`, are looked through).
+
+    Returns:
+        Tensors by the names of their entries.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read, the name is unknown, or the weights cannot be downloaded.
     """
     kind, _, name = source.partition("/")
     if kind == "torchvision":
@@ -32,21 +40,23 @@ def load_weights(source: str) -> Mapping[str, Tensor]:
     return _bare(_read_state(path))
 
 
-def _read_state(path: Path) -> Any:
+def _read_state(path: Path) -> dict[str, Any]:
     """Content of a weight file, nothing in it executed."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(path)
+        tensors: dict[str, Any] = load_file(path)
+        return tensors
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for files that are not its own
         raise ValueError(
             f"backbone.weights {path}: not a readable weight file ({str(error).splitlines()[0]})"
         ) from error
+    return state
 
 
-def _bare(state: Any) -> Mapping[str, Tensor]:
+def _bare(state: dict[str, Any]) -> Mapping[str, Tensor]:
     """The tensors of a checkpoint, under names without the prefixes that trainers add."""
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -60,6 +70,7 @@ def _bare(state: Any) -> Mapping[str, Tensor]:
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
+    """Weights that torchvision downloads, or has downloaded."""
     from torchvision.models import get_weight
 
     try:
@@ -69,30 +80,43 @@ def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
             f"backbone.weights torchvision/{name}: unknown to torchvision, e.g. ResNet50_Weights.IMAGENET1K_V1"
         ) from error
     try:
-        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, OSError) as error:
         target = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise ValueError(
             f"backbone.weights torchvision/{name}: cannot be downloaded here ({error}); put {weights.url} at {target}, "
             "or train from scratch with --set backbone.weights=null"
         ) from error
+    return state
 
 
 def _timm_weights(name: str) -> Mapping[str, Tensor]:
+    """Weights that timm downloads, or has downloaded."""
     timm = timm_for(f"backbone.weights timm/{name}")
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
         raise ValueError(f"backbone.weights timm/{name}: unknown to timm {timm.__version__}")
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        state: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub client's errors share no base class
         raise ValueError(
             f"backbone.weights timm/{name}: cannot be downloaded here ({type(error).__name__}); get model.safetensors "
             f"of hub model timm/{name} elsewhere and name it: --set backbone.weights=/path/model.safetensors"
         ) from error
+    return state
 
 
-def timm_for(wish: str) -> Any:
-    """The timm library; raises `ValueError` where it is not installed. wish: key and value of the recipe."""
+def timm_for(wish: str) -> ModuleType:
+    """Import the timm library.
+
+    Args:
+        wish: Key and value of the recipe that need it.
+
+    Returns:
+        The module `timm`.
+
+    Raises:
+        ValueError: It is not installed.
+    """
     try:
         import timm
     except ImportError as error:

@@ -9,18 +9,19 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="Data sets: the embedded one, the public ones, and what is wrong with yours.", no_args_is_help=True
-)
+from qrepro.cli import options as o
+from qrepro.cli.help import group
+
+app = group("Data sets: the embedded one, the public ones, and what is wrong with yours.")
 
 
 @app.command("make")
 def make(
     name: Annotated[str, typer.Argument(help="shapes")],
     folder: Annotated[Path, typer.Argument(help="Where to write it.")],
-    train: Annotated[int, typer.Option("--train", min=1, help="Training pictures.")] = 1200,
-    val: Annotated[int, typer.Option("--val", min=1, help="Validation pictures.")] = 300,
-    seed: Annotated[int, typer.Option("--seed", help="Equal seeds make equal files.")] = 0,
+    train: Annotated[int, typer.Option("--train", min=1, help="Training images.")] = 1200,
+    val: Annotated[int, typer.Option("--val", min=1, help="Validation images.")] = 300,
+    seed: o.Seed = 0,
 ) -> None:
     """Paint the embedded data set, as an ordinary COCO data set on disk."""
     from qrepro.data.shapes import make_shapes
@@ -28,7 +29,7 @@ def make(
     if name != "shapes":
         raise ValueError(f"data set {name!r} cannot be made, allowed: shapes (`qrepro data download` fetches others)")
     make_shapes(folder, train, val, seed)
-    typer.echo(f"{folder}: {train} training and {val} validation pictures, seed {seed}")
+    typer.echo(f"{folder}: {train} training and {val} validation images, seed {seed}")
 
 
 @app.command("download")
@@ -40,35 +41,34 @@ def download(
     ] = None,
 ) -> None:
     """Download COCO 2017, VOC 2007/2012 or BCCD; an interrupted download is continued, a finished one checked."""
-    from qrepro.cli import show
-    from qrepro.data.download import download as fetch_set
+    from qrepro.cli.terminal import terminal
+    from qrepro.data.download import download
 
-    with show.transfers() as progress:
-        fetch_set(name, folder, mirror, progress)  # type: ignore[arg-type]  # the name is checked there
+    with terminal.transfers() as progress:
+        download(name, folder, mirror, progress)  # type: ignore[arg-type]  # checked there
     typer.echo(f"{folder}: {name} is complete")
 
 
 @app.command("check")
 def check(
     path: Annotated[Path, typer.Argument(help="Folder of a data set, or a COCO annotation file.")],
-    pictures: Annotated[bool, typer.Option(help="Open every picture.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    images: Annotated[bool, typer.Option(help="Open every image.")] = True,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Counts and every defect: zero-area boxes, unknown ids, broken or missing pictures, wrong sizes."""
-    from qrepro.cli import show
-    from qrepro.data.check import check as examine
-    from qrepro.data.check import find_sets
+    """Counts and every defect: zero-area boxes, unknown ids, broken or missing images, wrong sizes."""
+    from qrepro.cli.terminal import terminal
+    from qrepro.data.check import check, find_sets
 
-    reports = [(label, examine(annotations, pictures)) for label, annotations in find_sets(path)]
+    reports = [(label, check(annotations, images)) for label, annotations in find_sets(path)]
     if as_json:
         typer.echo(json.dumps([{"set": label, **asdict(report)} for label, report in reports], indent=1))
         return
     counts = ("images", "empty", "objects", "ignored", "small", "medium", "large")
-    show.table(
+    terminal.table(
         [{"set": label, **{c: getattr(r, c) for c in counts}, "defects": len(r.defects)} for label, r in reports]
     )
     for label, report in reports:
         classes = ", ".join(f"{name} {count}" for name, count in report.per_class.items())
-        show.console.print(f"{label}: {classes}", soft_wrap=True, highlight=False)
+        terminal.message(f"{label}: {classes}")
         for defect in report.defects:
-            show.console.print(f"  {defect.where}: {defect.what}", soft_wrap=True, highlight=False, markup=False)
+            terminal.message(f"  {defect.where}: {defect.what}")

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+NEEDS_TRAIN = ("torch", "torchvision")
 
 
 def guarded(app: typer.Typer, arguments: list[str] | None = None) -> int:
@@ -43,6 +44,8 @@ def _verdict(error: Exception) -> tuple[str, int]:
     if "\n" in text:  # an error of a loader process arrives with that process's traceback in front
         text = text.splitlines()[-1]
         text = text.split(": ", 1)[1] if text.split(": ", 1)[0].endswith("Error") else text
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in NEEDS_TRAIN:
+        return f"this needs {error.name}, which is not installed: pip install 'qrepro[train]'", WRONG_INPUT
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'no file named'}); nothing half-written was left", FAILED
     if isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | PermissionError | IsADirectoryError):

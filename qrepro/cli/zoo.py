@@ -10,19 +10,17 @@ from typing import Annotated
 import typer
 
 from qrepro.cli import options as o
+from qrepro.cli.help import group
 
-app = typer.Typer(help="Detectors that others have published.", no_args_is_help=True)
+app = group("Detectors that others have published.")
 Name = Annotated[str, typer.Argument(help="As `qrepro zoo list` names it.")]
 Folder = Annotated[Path | None, typer.Option("--to", help="Folder of files. \\[default: $QREPRO_DATA/zoo or data/zoo]")]
 
 
-COLUMNS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
-
-
 @app.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_(as_json: o.AsJson = False) -> None:
     """Names, reported AP, and where they are published."""
-    from qrepro.cli import show
+    from qrepro.cli.terminal import terminal
     from qrepro.interop.zoo import published
 
     rows = [asdict(model) for model in published()]
@@ -30,20 +28,21 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
         typer.echo(json.dumps(rows, indent=1))
         return
     columns = ("name", "source", "arxiv", "row", "AP", "sha256")
-    show.table([{column: row[column] for column in columns} for row in rows], f"{len(rows)} published detectors")
+    terminal.table([{column: row[column] for column in columns} for row in rows], f"{len(rows)} published detectors")
 
 
 @app.command("fetch")
 def fetch(name: Name, to: Folder = None) -> None:
     """Download one, continue where it was cut, and check it."""
-    from qrepro.cli import show
+    from qrepro.cli.terminal import terminal
+    from qrepro.experiments.experiment import data_folder
     from qrepro.interop.zoo import digest, fetch_model, named
 
     model = named(name)
-    with show.transfers() as progress:
-        file = fetch_model(model, to or o.data_folder("zoo", None), progress)
+    with terminal.transfers() as progress:
+        file = fetch_model(model, to or data_folder("zoo"), progress)
     checked = "as published" if model.sha256 else "none was published to compare with"
-    show.console.print(f"{file}: SHA-256 {digest(file)}, {checked}", soft_wrap=True)
+    terminal.message(f"{file}: SHA-256 {digest(file)}, {checked}")
 
 
 @app.command("evaluate")
@@ -51,33 +50,21 @@ def evaluate(
     name: Name,
     data: o.DataDir = None,
     to: Folder = None,
-    out: o.Out = o.RESULTS,
     device: o.Device = None,
     workers: o.Workers = None,
+    results: o.Results = o.RESULTS,
 ) -> None:
     """Fetch, import, and evaluate with the oracle; the row of the table beside the reported one."""
-    from qrepro.cli import show
-    from qrepro.cli.evaluate import evaluate_choice
-    from qrepro.interop.importing import import_checkpoint
-    from qrepro.interop.zoo import fetch_model, named, reported
+    from qrepro.cli.experiments import show_evaluation
+    from qrepro.cli.terminal import terminal
+    from qrepro.experiments.published import evaluate_published
     from qrepro.metrics.summary import headline_rows
-    from qrepro.records.run_folder import load_run
+    from qrepro.records.run_folder import read_run
 
-    model = named(name)
-    with show.transfers() as progress:
-        file = fetch_model(model, to or o.data_folder("zoo", None), progress)
-    folder = out / "imported" / o.file_name(model.name)
-    if not (folder / "last.pt").exists():
-        import_checkpoint(file, folder)
-    choice = o.choose(str(folder), data=data)
-    evaluate_choice(choice, oracle=True, device=device, workers=workers)
-    own = choice.run.metrics()["rules"][choice.recipe.score]
-    printed = reported(model)
-    show.table(
-        [
-            {"of": "reported", **{column: printed.get(column, "") for column in COLUMNS}, "row": model.row or "-"},
-            {"of": "measured", **{column: f"{own[column]:.1f}" for column in COLUMNS}, "row": model.row or "-"},
-        ],
-        f"{name}: what its authors report on val2017, and what it has here",
+    published = evaluate_published(
+        name, data=data, files=to, results=results, device=device, workers=workers, reporter=terminal
     )
-    show.table(headline_rows([load_run(folder)]), "How good are the boxes ranked, and how good could they be?")
+    show_evaluation(published.evaluation)
+    terminal.table(published.rows, f"{name}: what its authors report on val2017, and what it has here")
+    runs = [read_run(published.experiment.run.path)]
+    terminal.table(headline_rows(runs), "How good are the boxes ranked, and how good could they be?")

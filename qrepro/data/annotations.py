@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qrepro.records.readers.coco import Sections, annotation_records, write_sections
+
 
 @dataclass(frozen=True)
 class Image:
-    """One picture: id unique in its set, absolute path, size in pixels as annotated."""
+    """One image: id unique in its set, absolute path, size in pixels as annotated."""
 
     id: int
     file: Path
@@ -55,7 +56,7 @@ class Annotations:
         name: what messages call it, for example `coco/val2017`.
         classes: names, in the order of the labels.
         category_ids: the id of each class in the file the set came from (COCO: 1..90 with gaps).
-        images: the pictures, in the order of the file.
+        images: the images, in the order of the file.
         objects: aligned with `images`; an image without objects has arrays of length 0.
         defects: what was wrong with the files and how it was stepped over.
     """
@@ -77,11 +78,11 @@ class Annotations:
         return len(self.images)
 
 
-def to_coco(annotations: Annotations) -> dict[str, Any]:
+def to_coco(annotations: Annotations) -> Sections:
     """The set as a COCO-format dict, for pycocotools and for writing as JSON.
 
     Boxes become xywh, `iscrowd` is the ignore flag, annotation ids count from 1 (pycocotools takes id 0 for "no
-    match"), and `file_name` is the name of the picture without its folder.
+    match"), and `file_name` is the name of the image without its folder.
     """
     images = [
         {"id": image.id, "file_name": image.file.name, "width": image.width, "height": image.height}
@@ -90,22 +91,26 @@ def to_coco(annotations: Annotations) -> dict[str, Any]:
     categories = [
         {"id": id_, "name": name} for id_, name in zip(annotations.category_ids, annotations.classes, strict=True)
     ]
-    records: list[dict[str, Any]] = []
-    for image, objects in zip(annotations.images, annotations.objects, strict=True):
-        for (x1, y1, x2, y2), label, ignore, area in zip(
-            objects.boxes.tolist(), objects.labels.tolist(), objects.ignore.tolist(), objects.area.tolist(), strict=True
-        ):
-            records.append(
-                {
-                    "id": len(records) + 1,
-                    "image_id": image.id,
-                    "category_id": annotations.category_ids[label],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": area,
-                    "iscrowd": int(ignore),
-                }
-            )
+    empty = Objects(np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.float32))
+    every = (empty, *annotations.objects)  # so that a set without images has columns
+    boxes, labels, ignore, area = (
+        np.concatenate([getattr(objects, column) for objects in every])
+        for column in ("boxes", "labels", "ignore", "area")
+    )
+    records = annotation_records(
+        ids=np.arange(1, len(labels) + 1),
+        image_ids=np.repeat(np.array([image.id for image in annotations.images], np.int64), [*map(len, every[1:])]),
+        category_ids=np.array(annotations.category_ids, np.int64)[labels],
+        boxes=boxes,
+        area=area,
+        iscrowd=ignore.astype(np.int64),
+    )
     return {"images": images, "categories": categories, "annotations": records}
+
+
+def write_ground_truth(annotations: Annotations, path: Path) -> None:
+    """Write the ground truth of a split as a COCO file: what its detections are evaluated against, beside them."""
+    write_sections(path, to_coco(annotations))
 
 
 def concatenate(parts: Sequence[Annotations]) -> Annotations:

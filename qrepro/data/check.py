@@ -11,7 +11,15 @@ import PIL.Image
 
 from qrepro.data.annotations import Annotations, Defect, Image
 from qrepro.data.coco import read_coco
-from qrepro.data.voc import VOC_CLASSES, class_names, read_voc
+from qrepro.data.voc import read_voc
+from qrepro.records.readers.voc import (
+    class_names,
+    counts_from_one,
+    default_classes,
+    has_lists,
+    list_names,
+    subfolders,
+)
 
 # COCO's borders between small, medium and large objects, in pixels^2 of `area`.
 MEDIUM, LARGE = 32**2, 96**2
@@ -23,15 +31,15 @@ class Report:
 
     Attributes:
         name: of the split.
-        images: how many pictures.
-        empty: pictures among them without objects.
+        images: how many images.
+        empty: images among them without objects.
         objects: usable objects, the ignored ones included.
         ignored: crowd or difficult objects among them.
         per_class: objects of each class, the ignored ones included, in the order of the classes.
         small: objects of less than 32^2 pixels^2, the ignored ones included.
         medium: objects between.
         large: objects of 96^2 pixels^2 and more.
-        defects: those found at reading, then those of the picture files.
+        defects: those found at reading, then those of the image files.
     """
 
     name: str
@@ -46,8 +54,8 @@ class Report:
     defects: tuple[Defect, ...]
 
 
-def check(annotations: Annotations, pictures: bool = True) -> Report:
-    """Count a split and, unless `pictures` is False, open every picture of it."""
+def check(annotations: Annotations, images: bool = True) -> Report:
+    """Count a split and, unless `images` is False, open every image of it."""
     counts = [len(objects) for objects in annotations.objects]
     labels = np.concatenate([np.empty(0, np.int64), *(objects.labels for objects in annotations.objects)])
     area = np.concatenate([np.empty(0, np.float32), *(objects.area for objects in annotations.objects)])
@@ -66,7 +74,7 @@ def check(annotations: Annotations, pictures: bool = True) -> Report:
         small=int((area < MEDIUM).sum()),
         medium=int(((area >= MEDIUM) & (area < LARGE)).sum()),
         large=int((area >= LARGE).sum()),
-        defects=annotations.defects + (_picture_defects(annotations.images) if pictures else ()),
+        defects=annotations.defects + (_image_defects(annotations.images) if images else ()),
     )
 
 
@@ -95,15 +103,14 @@ def _read(path: Path, files: Sequence[Path], folders: Sequence[Path]) -> Iterato
     for file in files:
         yield file.name if file == path else file.relative_to(path).as_posix(), _read_json(file)
     for folder in folders:
-        names = class_names(folder)
-        pascal = set(names) <= set(VOC_CLASSES)
-        for split in _splits(folder):
+        classes = default_classes(class_names(folder))
+        for split in list_names(folder):
             label = (folder.relative_to(path) / split).as_posix()
-            yield label, read_voc(folder, split, VOC_CLASSES if pascal else names, one_based=pascal)
+            yield label, read_voc(folder, split, classes, counts_from_one(classes))
 
 
 def _read_json(file: Path) -> Annotations:
-    """A COCO file with its pictures in `../<split>`, or, where there is no such folder, beside it."""
+    """A COCO file with its images in `../<split>`, or, where there is no such folder, beside it."""
     beside = file.absolute().parent
     folder = beside.parent / file.stem.removeprefix("instances_")
     return read_coco(file, folder if folder.is_dir() else beside)
@@ -111,37 +118,29 @@ def _read_json(file: Path) -> Annotations:
 
 def _voc_folders(path: Path) -> list[Path]:
     """The folders in VOC layout."""
-    candidates = [path, *sorted(path.glob("*/")), *sorted(path.glob("VOCdevkit/*/"))]
-    return [folder for folder in candidates if (folder / "ImageSets" / "Main").is_dir()]
+    return [folder for folder in (path, *subfolders(path)) if has_lists(folder)]
 
 
-def _splits(folder: Path) -> list[str]:
-    """The lists of images in a VOC folder that are not about one class."""
-    names = sorted(file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt"))
-    # Pascal's `aeroplane_train.txt` lists the same images as `train.txt`, with a column about aeroplanes.
-    return [name for name in names if name.rpartition("_")[0] not in VOC_CLASSES]
-
-
-def _picture_defects(images: Sequence[Image]) -> tuple[Defect, ...]:
-    """One defect for each picture that is missing, damaged or of another size, in the order of the images."""
+def _image_defects(images: Sequence[Image]) -> tuple[Defect, ...]:
+    """One defect for each image that is missing, damaged or of another size, in the order of the images."""
     # Decoding releases the interpreter lock, so that threads help.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return tuple(defect for defect in pool.map(_picture_defect, images) if defect is not None)
+        return tuple(defect for defect in pool.map(_image_defect, images) if defect is not None)
 
 
-def _picture_defect(image: Image) -> Defect | None:
-    """What is wrong with a picture file, if anything."""
+def _image_defect(image: Image) -> Defect | None:
+    """What is wrong with a image file, if anything."""
     if not image.file.is_file():
-        return Defect(str(image.file), "no such picture")
+        return Defect(str(image.file), "no such image")
     try:
-        # Decoding the whole picture is the only way to find a truncated one.
+        # Decoding the whole image is the only way to find a truncated one.
         with PIL.Image.open(image.file) as opened:
             opened.load()
             width, height = opened.size
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        return Defect(str(image.file), f"picture cannot be read ({error})")
+        return Defect(str(image.file), f"image cannot be read ({error})")
     if (width, height) != (image.width, image.height):
         return Defect(
-            str(image.file), f"picture is {width} x {height} pixels, its annotation says {image.width} x {image.height}"
+            str(image.file), f"image is {width} x {height} pixels, its annotation says {image.width} x {image.height}"
         )
     return None

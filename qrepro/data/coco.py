@@ -1,25 +1,23 @@
-"""Reader of COCO instance annotations (one JSON file and a folder of pictures)."""
+"""Reader of COCO instance annotations (one JSON file and a folder of images)."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qrepro.data.annotations import Annotations, Defect, Image, Objects
 from qrepro.data.clean import box_area, clean_boxes
-
-Record = dict[str, Any]
+from qrepro.records.boxes import is_box, xyxy_of
+from qrepro.records.readers.coco import Record, read_sections
 
 
 def read_coco(annotation_file: Path, image_dir: Path) -> Annotations:
     """Read an `instances_*.json` file.
 
     Categories are sorted by id. Images without objects and crowds are kept (a crowd with ignore=True). Boxes that are
-    not usable are skipped and recorded as defects. That the pictures exist is not checked here: `check` does that.
+    not usable are skipped and recorded as defects. That the images exist is not checked here: `check` does that.
 
     Args:
         annotation_file: the JSON file; without `annotations` (as COCO's test sets are) no image has objects.
@@ -27,18 +25,15 @@ def read_coco(annotation_file: Path, image_dir: Path) -> Annotations:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not JSON, `images` or `categories` missing or not lists, an image or category without its keys,
-            two images or two categories of one id.
+        ValueError: not JSON, `images` or `categories` missing or not lists of objects, an image or category without
+            its keys, two images or two categories of one id.
     """
-    content = _load(annotation_file)
-    images = _images(content["images"], annotation_file, image_dir.absolute())
-    category_ids, classes, defects = _categories(content["categories"], annotation_file)
-    if "annotations" not in content:
+    sections = read_sections(annotation_file, required=("images", "categories"))
+    images = _images(sections["images"], annotation_file, image_dir.absolute())
+    category_ids, classes, defects = _categories(sections["categories"], annotation_file)
+    if "annotations" not in sections:
         defects.append(Defect(annotation_file.name, "no `annotations`: read as images without objects"))
-    records = content.get("annotations", [])
-    for n, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise ValueError(f"{annotation_file}: annotations[{n}] is a {type(record).__name__}, an object is needed")
+    records = sections.get("annotations", [])
     objects, found = _objects(records, images, category_ids, annotation_file.name)
     return Annotations(
         name=f"{image_dir.parent.name}/{annotation_file.stem.removeprefix('instances_').removeprefix('image_info_')}",
@@ -50,26 +45,7 @@ def read_coco(annotation_file: Path, image_dir: Path) -> Annotations:
     )
 
 
-def _load(file: Path) -> Record:
-    """The top-level object, with its lists checked to be lists."""
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such annotation file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ValueError(f"{file}: not a JSON file ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: top level is a {type(content).__name__}, a COCO file has an object")
-    for key in ("images", "categories"):
-        if key not in content:
-            raise ValueError(f"{file}: key `{key}` is missing, a COCO file has `images`, `categories`, `annotations`")
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(content.get(key, []), list):
-            raise ValueError(f"{file}: `{key}` is a {type(content[key]).__name__}, a list is needed")
-    return content
-
-
-def _images(records: list[Any], file: Path, folder: Path) -> tuple[Image, ...]:
+def _images(records: list[Record], file: Path, folder: Path) -> tuple[Image, ...]:
     """The images in the order of the file."""
     for n, record in enumerate(records):
         _require(record, {"id": int, "file_name": str, "width": int, "height": int}, f"{file}: images[{n}]")
@@ -83,7 +59,7 @@ def _images(records: list[Any], file: Path, folder: Path) -> tuple[Image, ...]:
     )
 
 
-def _categories(records: list[Any], file: Path) -> tuple[tuple[int, ...], tuple[str, ...], list[Defect]]:
+def _categories(records: list[Record], file: Path) -> tuple[tuple[int, ...], tuple[str, ...], list[Defect]]:
     """Category ids in ascending order, their names, and names that stand for several ids."""
     for n, record in enumerate(records):
         _require(record, {"id": int, "name": str}, f"{file}: categories[{n}]")
@@ -98,10 +74,8 @@ def _categories(records: list[Any], file: Path) -> tuple[tuple[int, ...], tuple[
     return tuple(record["id"] for record in ordered), names, defects
 
 
-def _require(record: Any, keys: dict[str, type], where: str) -> None:
-    """Refuse a record that is no object or lacks a key of the right type."""
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} is a {type(record).__name__}, an object is needed")
+def _require(record: Record, keys: dict[str, type], where: str) -> None:
+    """Refuse a record that lacks a key of the right type."""
     for key, kind in keys.items():
         if not isinstance(record.get(key), kind):
             raise ValueError(f"{where} has {key} {record.get(key)!r}, {kind.__name__} is needed")
@@ -159,14 +133,12 @@ def _raw_boxes(
     kept, boxes, defects = [], [], []
     for n in rows.tolist():
         box = records[n].get("bbox")
-        if isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box):
+        if is_box(box):
             kept.append(n)
             boxes.append(box)
         else:
             defects.append(Defect(where(n), f"bbox is {box!r}, four numbers [x, y, width, height] are needed: skipped"))
-    xywh = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    return np.array(kept, dtype=np.int64), xyxy, defects
+    return np.array(kept, dtype=np.int64), xyxy_of(np.array(boxes, dtype=np.float64).reshape(-1, 4)), defects
 
 
 def _areas(

@@ -1,4 +1,4 @@
-"""Batches of pictures and padded truths, in an order that depends on the seed and the step alone.
+"""Batches of images and padded ground truths, in an order that depends on the seed and the step alone.
 
 Nothing random is kept between batches: each sample brings the seed of its own augmentation. A run that starts at step N
 therefore sees what an uninterrupted one saw from there on, whatever the number of worker processes.
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image as Picture
+from PIL import Image as PILImage
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from qrepro.data.annotations import Annotations
 from qrepro.data.transforms import Compose, Normalise, Resize, ResizeExact, Sample, Transform
-from qrepro.ground_truth import Truths
+from qrepro.ground_truth import GroundTruthBatch
 
 Key = tuple[int, int]  # index of a sample, seed of its augmentation
 
@@ -30,13 +30,13 @@ Key = tuple[int, int]  # index of a sample, seed of its augmentation
 class Batch:
     """What one step works on.
 
-    images: (B, 3, H, W) float32, normalised, padded at the right and bottom with zeros; truths: in input pixels;
-    sizes: (B, 2) height, width of each picture inside its padding; scale: (B, 2) input pixels per original pixel,
+    images: (B, 3, H, W) float32, normalised, padded at the right and bottom with zeros; ground truths: in input pixels;
+    sizes: (B, 2) height, width of each image inside its padding; scale: (B, 2) input pixels per original pixel,
     x and y; index: (B,) position in the annotations.
     """
 
     images: Tensor
-    truths: Truths
+    ground_truth: GroundTruthBatch
     sizes: Tensor
     scale: Tensor
     index: Tensor
@@ -44,16 +44,18 @@ class Batch:
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
         """The batch on a device."""
         images = self.images.to(device, non_blocking=True, memory_format=memory_format)
-        return replace(self, images=images, truths=self.truths.to(device), sizes=self.sizes.to(device))
+        return replace(self, images=images, ground_truth=self.ground_truth.to(device), sizes=self.sizes.to(device))
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; called by the loader for copies to a GPU."""
-        truths = Truths(*(t.pin_memory() for t in (self.truths.boxes, self.truths.labels, self.truths.valid)))
-        return replace(self, images=self.images.pin_memory(), truths=truths, sizes=self.sizes.pin_memory())
+        ground_truth = GroundTruthBatch(
+            *(t.pin_memory() for t in (self.ground_truth.boxes, self.ground_truth.labels, self.ground_truth.valid))
+        )
+        return replace(self, images=self.images.pin_memory(), ground_truth=ground_truth, sizes=self.sizes.pin_memory())
 
 
-class Pictures(Dataset[tuple[Sample, int, tuple[int, int]]]):
-    """Pictures of a split with their training targets (ignored objects left out)."""
+class ImageDataset(Dataset[tuple[Sample, int, tuple[int, int]]]):
+    """Images of a split with their training targets (ignored objects left out)."""
 
     def __init__(
         self, annotations: Annotations, transforms: Sequence[Transform], normalise: Normalise, cache: bool
@@ -61,7 +63,7 @@ class Pictures(Dataset[tuple[Sample, int, tuple[int, int]]]):
         first = transforms[0]
         fixed = isinstance(first, ResizeExact) or (isinstance(first, Resize) and first.fixed)
         self.annotations = annotations
-        # Only what comes out the same every time may be kept: the decoded picture and a fixed first resize.
+        # Only what comes out the same every time may be kept: the decoded image and a fixed first resize.
         self.first = Compose(transforms=transforms[:1] if fixed else ())
         self.rest = Compose(transforms=[*transforms[1 if fixed else 0 :], normalise])
         self.kept: dict[int, Sample] | None = {} if cache else None
@@ -70,7 +72,7 @@ class Pictures(Dataset[tuple[Sample, int, tuple[int, int]]]):
         return len(self.annotations)
 
     def __getitem__(self, key: Key) -> tuple[Sample, int, tuple[int, int]]:
-        """The transformed sample, its index and the (height, width) of its picture file."""
+        """The transformed sample, its index and the (height, width) of its image file."""
         index, seed = key
         image = self.annotations.images[index]
         with torch.random.fork_rng(devices=[]):
@@ -92,14 +94,12 @@ class Pictures(Dataset[tuple[Sample, int, tuple[int, int]]]):
         """(3, H, W) uint8 RGB."""
         image = self.annotations.images[index]
         try:
-            with Picture.open(image.file) as picture:
-                pixels = pil_to_tensor(picture.convert("RGB"))
+            with PILImage.open(image.file) as opened:
+                pixels = pil_to_tensor(opened.convert("RGB"))
         except FileNotFoundError:
-            raise ValueError(
-                f"{image.file}: picture is missing (image {image.id} of {self.annotations.name})"
-            ) from None
-        except (OSError, SyntaxError, Picture.DecompressionBombError) as error:
-            raise ValueError(f"{image.file}: broken picture: {error} (`qrepro data check` lists them all)") from error
+            raise ValueError(f"{image.file}: file is missing (image {image.id} of {self.annotations.name})") from None
+        except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+            raise ValueError(f"{image.file}: broken image: {error} (`qrepro data check` lists them all)") from error
         if pixels.shape[1:] != (image.height, image.width):
             came, said = tuple(pixels.shape[1:]), (image.height, image.width)
             raise ValueError(f"{image.file}: height and width are {came}, the annotations say {said}")
@@ -118,14 +118,14 @@ def collate(samples: Sequence[tuple[Sample, int, tuple[int, int]]], pad: int) ->
     labels = torch.stack([F.pad(s.labels, (0, most - len(s.labels))) for s, _, _ in samples])
     valid = torch.arange(most) < torch.tensor([len(s.labels) for s, _, _ in samples])[:, None]
     scale = (sizes / torch.tensor([original for _, _, original in samples])).flip(-1)
-    return Batch(images, Truths(boxes, labels, valid), sizes, scale, torch.tensor([i for _, i, _ in samples]))
+    return Batch(images, GroundTruthBatch(boxes, labels, valid), sizes, scale, torch.tensor([i for _, i, _ in samples]))
 
 
 class Steps(Sampler[list[Key]]):
     """The samples of steps `start` to `stop`, this rank's share of each batch of `batch` over all ranks.
 
     Every epoch is a permutation of its own; its last batch is filled up from the epoch's beginning. With `groups` (N,)
-    a batch holds samples of one group only (upright and wide pictures apart waste less padding).
+    a batch holds samples of one group only (upright and wide images apart waste less padding).
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Steps(Sampler[list[Key]]):
 
 
 def aspect_groups(annotations: Annotations) -> NDArray[np.int64]:
-    """(N,) 1 for pictures wider than high."""
+    """(N,) 1 for images wider than high."""
     return np.array([int(i.width > i.height) for i in annotations.images], dtype=np.int64)
 
 
@@ -175,10 +175,10 @@ def in_order(count: int, batch: int) -> list[list[Key]]:
 
 
 def loader(
-    pictures: Dataset[Any], steps: Sampler[list[Key]] | list[list[Key]], pad: int, workers: int, pin: bool
+    images: Dataset[Any], steps: Sampler[list[Key]] | list[list[Key]], pad: int, workers: int, pin: bool
 ) -> DataLoader[Batch]:
-    """Batches of samples, such as those of `Pictures`, for the given steps."""
-    return DataLoader(pictures, batch_sampler=steps, num_workers=workers, collate_fn=_Collate(pad), pin_memory=pin)
+    """Batches of samples, such as those of `ImageDataset`, for the given steps."""
+    return DataLoader(images, batch_sampler=steps, num_workers=workers, collate_fn=_Collate(pad), pin_memory=pin)
 
 
 @dataclass(frozen=True)

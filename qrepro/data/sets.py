@@ -6,9 +6,13 @@ from typing import Literal
 
 from qrepro.data.annotations import Annotations
 from qrepro.data.coco import read_coco
-from qrepro.data.voc import VOC_CLASSES, read_voc
+from qrepro.data.voc import read_voc
+from qrepro.records.readers.voc import VOC_CLASSES, candidate_folders, has_lists, list_file, split_parts
 
 Format = Literal["coco", "voc"]
+
+# Images with objects in the training sets that the papers use: COCO train2017; VOC 2007 and 2012 trainval.
+TRAINING_IMAGES = {"coco": 117_266, "voc": 16_551}
 
 HOW_TO_GET = "download it (`qrepro data download NAME DIR`) or say where it lies (`--data DIR`)"
 
@@ -19,7 +23,7 @@ def read_split(
     """Read one split of a data set.
 
     Args:
-        format: `coco`: `root/annotations/instances_<split>.json` with pictures in `root/<split>/`; `voc`:
+        format: `coco`: `root/annotations/instances_<split>.json` with images in `root/<split>/`; `voc`:
             `ImageSets/Main/<split>.txt` and so on in `root`, or, for `VOC2007/trainval`, in `root/VOC2007` or
             `root/VOCdevkit/VOC2007`.
         root: the folder of the data set.
@@ -42,17 +46,17 @@ def read_split(
 
 
 def _read_coco_split(root: Path, split: str, classes: Sequence[str] | None, one_based: bool) -> Annotations:
-    """One JSON file with its folder of pictures; of a test set the file lists images only."""
+    """One JSON file with its folder of images; of a test set the file lists images only."""
     if one_based:
         raise ValueError(f"{root}: one_based is for the format voc, COCO counts pixels from 0")
-    file, pictures = root / "annotations" / f"instances_{split}.json", root / split
+    file, images = root / "annotations" / f"instances_{split}.json", root / split
     listed = root / "annotations" / f"image_info_{split}.json"
     if listed.is_file() and not file.is_file():
-        # COCO's pictures of test-dev are some of those of test
-        file, pictures = listed, pictures if pictures.is_dir() else root / split.replace("-dev", "")
-    if not file.is_file() or not pictures.is_dir():
-        raise FileNotFoundError(f"{root}: looked for {file} and the folder {pictures}; {HOW_TO_GET}")
-    annotations = read_coco(file, pictures)
+        # COCO's images of test-dev are some of those of test
+        file, images = listed, images if images.is_dir() else root / split.replace("-dev", "")
+    if not file.is_file() or not images.is_dir():
+        raise FileNotFoundError(f"{root}: looked for {file} and the folder {images}; {HOW_TO_GET}")
+    annotations = read_coco(file, images)
     if classes is not None and tuple(classes) != annotations.classes:
         raise ValueError(f"{file}: has classes {', '.join(annotations.classes)}, asked for: {', '.join(classes)}")
     return annotations
@@ -60,10 +64,10 @@ def _read_coco_split(root: Path, split: str, classes: Sequence[str] | None, one_
 
 def _voc_folder(root: Path, split: str) -> tuple[Path, str]:
     """The folder that holds `ImageSets`, and the name of the list of images in it."""
-    year, _, name = split.rpartition("/")
-    tried = [root / year, root / "VOCdevkit" / year] if year else [root]
-    for folder in tried:
-        if (folder / "ImageSets" / "Main").is_dir():
+    year, name = split_parts(split)
+    candidates = candidate_folders(root, year)
+    for folder in candidates:
+        if has_lists(folder):
             return folder, name
-    looked = " or ".join(str(folder / "ImageSets" / "Main" / f"{name}.txt") for folder in tried)
+    looked = " or ".join(str(list_file(folder, name)) for folder in candidates)
     raise FileNotFoundError(f"{root}: looked for {looked}; {HOW_TO_GET}")

@@ -1,25 +1,18 @@
-"""Reader of Pascal VOC annotations (one XML file an image, one list of image names a split)."""
+"""Pascal VOC annotations for training: images without a size are measured, unusable boxes skipped, both reported."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import PIL.Image
 
 from qrepro.data.annotations import Annotations, Defect, Image, Objects
 from qrepro.data.clean import box_area, clean_boxes
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
+from qrepro.records.readers.voc import VocImage, list_file, read_image, read_list
 
 
 def read_voc(root: Path, split: str, classes: Sequence[str], one_based: bool) -> Annotations:
-    """Read `Annotations/*.xml` of the images listed in `ImageSets/Main/<split>.txt`; pictures are in `JPEGImages`.
+    """Read `Annotations/*.xml` of the images listed in `ImageSets/Main/<split>.txt`; images are in `JPEGImages`.
 
     Image ids are 1..N in the order of the list, category ids 1..C in the order of `classes`. A difficult object has
     ignore=True. Boxes that are not usable are skipped and recorded as defects.
@@ -28,23 +21,26 @@ def read_voc(root: Path, split: str, classes: Sequence[str], one_based: bool) ->
         root: the folder that holds the three folders.
         split: name of the list, for example `trainval`.
         classes: names in the order of the labels.
-        one_based: Pascal VOC counts pixels from 1 and includes the last one, so that (xmin, ymin, xmax, ymax) covers
-            (xmin - 1, ymin - 1, xmax, ymax); False takes the numbers as they are (BCCD).
+        one_based: whether pixels are counted from 1, see `qrepro.records.readers.voc.VocImage.boxes`.
 
     Raises:
         FileNotFoundError: the list or an XML file is missing.
-        ValueError: empty list, malformed XML, a box without its four numbers, an object of another class.
+        ValueError: empty list, malformed XML, a box without its four numbers, an object of another class, an image
+            without size that cannot be read.
     """
-    names, defects = _listed(root, split)
-    labels = {name: label for label, name in enumerate(classes)}
+    names = read_list(root, split)
+    unique = list(dict.fromkeys(names))
+    defects: list[Defect] = []
+    if repeats := len(names) - len(unique):
+        defects.append(Defect(list_file(root, split).name, f"{repeats} names are listed again: skipped"))
+    label_of = {name: label for label, name in enumerate(classes)}
     images, objects = [], []
-    for number, name in enumerate(names, start=1):
-        file = root / "Annotations" / f"{name}.xml"
-        tree = _parse(file)
-        image, resized = _image(tree, number, root.absolute(), file)
-        found, unusable = _objects(tree, image, labels, one_based, file)
+    for number, name in enumerate(unique, start=1):
+        annotation = read_image(root / "Annotations" / f"{name}.xml")
+        image, resized = _image(annotation, number, root.absolute() / "JPEGImages")
+        usable_objects, unusable = _objects(annotation, image, label_of, one_based)
         images.append(image)
-        objects.append(found)
+        objects.append(usable_objects)
         defects += resized + unusable
     return Annotations(
         name=f"{root.name}/{split}",
@@ -56,102 +52,32 @@ def read_voc(root: Path, split: str, classes: Sequence[str], one_based: bool) ->
     )
 
 
-def class_names(root: Path) -> tuple[str, ...]:
-    """Every class that an XML file in `root/Annotations` names, sorted.
-
-    Raises:
-        ValueError: malformed XML.
-    """
-    files = sorted((root / "Annotations").glob("*.xml"))
-    return tuple(sorted({_name(node) for file in files for node in _parse(file).findall("object")}))
-
-
-def _listed(root: Path, split: str) -> tuple[list[str], list[Defect]]:
-    """Names of the images of a split, each once. A per-class list has a second column, which is not read."""
-    file = root / "ImageSets" / "Main" / f"{split}.txt"
-    if not file.is_file():
-        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.txt"))) or "none"
-        raise FileNotFoundError(f"{file}: no such list of images; lists found there: {known}")
-    names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{file}: the list of images is empty")
-    unique = list(dict.fromkeys(names))
-    if len(unique) == len(names):
-        return names, []
-    return unique, [Defect(file.name, f"{len(names) - len(unique)} names are listed again: skipped")]
-
-
-def _parse(file: Path) -> ElementTree.Element:
-    """Root element of an XML file."""
+def _image(annotation: VocImage, number: int, folder: Path) -> tuple[Image, list[Defect]]:
+    """The image of an XML file. A missing or zero size is read from the image itself, and is a defect."""
+    path = folder / annotation.file_name
+    if annotation.width and annotation.height:
+        return Image(number, path, annotation.width, annotation.height), []
+    file = annotation.file
     try:
-        return ElementTree.parse(file).getroot()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such annotation file") from None
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not well-formed XML ({error})") from None
-
-
-def _image(tree: ElementTree.Element, number: int, root: Path, file: Path) -> tuple[Image, list[Defect]]:
-    """The picture of an XML file. A missing or zero size is read from the picture itself, and is a defect."""
-    # Only the ending is taken from <filename>: sets that were renamed still carry the old names.
-    suffix = Path((tree.findtext("filename") or "").strip()).suffix or ".jpg"
-    picture = root / "JPEGImages" / f"{file.stem}{suffix}"
-    width, height = (_whole(tree.findtext(f"size/{side}")) for side in ("width", "height"))
-    if width > 0 and height > 0:
-        return Image(number, picture, width, height), []
-    try:
-        with PIL.Image.open(picture) as opened:
+        with PIL.Image.open(path) as opened:
             width, height = opened.size
     except OSError as error:
-        raise ValueError(f"{file}: has no <size>, and its picture {picture} cannot be read ({error})") from None
-    return Image(number, picture, width, height), [
-        Defect(file.name, f"<size> is missing or zero: {width} x {height} taken from the picture")
-    ]
-
-
-def _whole(text: str | None) -> int:
-    """A count of pixels, 0 where it is missing or no number."""
-    try:
-        return int(float(text or 0))
-    except (ValueError, OverflowError):
-        return 0
+        raise ValueError(f"{file}: has no <size>, and its image {path} cannot be read ({error})") from None
+    defect = Defect(file.name, f"<size> is missing or zero: {width} x {height} taken from the image")
+    return Image(number, path, width, height), [defect]
 
 
 def _objects(
-    tree: ElementTree.Element, image: Image, labels: dict[str, int], one_based: bool, file: Path
+    annotation: VocImage, image: Image, label_of: dict[str, int], one_based: bool
 ) -> tuple[Objects, list[Defect]]:
     """The usable objects of one XML file."""
-    nodes = tree.findall("object")
-    label = np.array([_label(node, labels, file) for node in nodes], dtype=np.int64)
-    ignore = np.array([(node.findtext("difficult") or "0").strip() == "1" for node in nodes], dtype=bool)
-    boxes = np.array([_corners(node, n, file) for n, node in enumerate(nodes)], dtype=np.float64).reshape(-1, 4)
-    if one_based:
-        boxes[:, :2] -= 1
-    sizes = np.tile(np.array([[image.width, image.height]], dtype=np.int64), (len(nodes), 1))
-    clipped, usable, defects = clean_boxes(boxes, sizes, lambda n: f"{file.name}: object {n} ({_name(nodes[n])})")
-    clipped = clipped[usable]
-    return Objects(clipped, label[usable], ignore[usable], box_area(clipped)), defects
+    labels = np.array(annotation.numbers(label_of), dtype=np.int64)
+    ignore = np.array([item.difficult for item in annotation.objects], dtype=bool)
+    sizes = np.tile(np.array([[image.width, image.height]], dtype=np.int64), (len(labels), 1))
 
+    def where(n: int) -> str:
+        return f"{annotation.file.name}: object {n} ({annotation.objects[n].name})"
 
-def _name(node: ElementTree.Element) -> str:
-    """The class of an object element."""
-    return (node.findtext("name") or "").strip()
-
-
-def _label(node: ElementTree.Element, labels: dict[str, int], file: Path) -> int:
-    """The label of an object element."""
-    name = _name(node)
-    if name not in labels:
-        raise ValueError(f"{file}: object of class {name!r}, allowed: {', '.join(labels)}")
-    return labels[name]
-
-
-def _corners(node: ElementTree.Element, n: int, file: Path) -> list[float]:
-    """xmin, ymin, xmax, ymax as written; VOC2011 and later hold some fractions."""
-    # The box of the object itself: the parts of a person in VOC2012 carry boxes of their own.
-    texts = [node.findtext(f"bndbox/{corner}") for corner in CORNERS]
-    try:
-        return [float(text or "") for text in texts]
-    except ValueError:
-        shown = ", ".join(f"{corner} {text!r}" for corner, text in zip(CORNERS, texts, strict=True))
-        raise ValueError(f"{file}: object {n} has {shown}, four numbers are needed") from None
+    boxes, usable, defects = clean_boxes(annotation.boxes(one_based), sizes, where)
+    boxes = boxes[usable]
+    return Objects(boxes, labels[usable], ignore[usable], box_area(boxes)), defects

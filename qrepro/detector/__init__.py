@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from qrepro.backbone import Backbone
-from qrepro.detector.head import HEADS, FirstStep, Head, ReadAt, Separate
+from qrepro.detector.head import HEADS, Head, InitialStage, ReadAt, Separate
 from qrepro.detector.prediction import Prediction, joined
 
-__all__ = ["HEADS", "Detector", "FirstStep", "Head", "Prediction", "ReadAt", "Separate", "joined"]
+__all__ = ["HEADS", "Detector", "Head", "InitialStage", "Prediction", "ReadAt", "Separate", "joined"]
 
 
 class Detector(nn.Module):

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qrepro.box_coder import BoxRepresentation, bins_of
+from qrepro.box_coder import BoxCoder
 from qrepro.detector.prediction import Prediction, joined
 from qrepro.detector.tower import Tower
 from qrepro.priors import Priors
-from qrepro.quality import Estimator, Place
+from qrepro.quality import Estimator, EstimatorContext
 from qrepro.sampling import OutAt, layer_at
 
 
@@ -24,7 +24,7 @@ class ReadAt:
     """Where features are read, if not in their own cell.
 
     towers, outputs: by the last convolutions of the towers, by the prediction layers: constructors of samplers of the
-    points that follow the (first) box; quality: by the estimate, a constructor of a layer of (inputs, outputs).
+    points that follow the (initial) box; quality: by the estimate, a constructor of a layer of (inputs, outputs).
     """
 
     towers: Callable[[int], Any] | None = None
@@ -33,7 +33,7 @@ class ReadAt:
 
 
 @dataclass(frozen=True)
-class FirstStep:
+class InitialStage:
     """Boxes that a second step refines.
 
     refine: what the second step predicts: a correction that is added to the `code` of the first box, seen detached
@@ -42,8 +42,8 @@ class FirstStep:
     box: how first boxes are written; objectness: whether the step also tells objects from background.
     """
 
-    refine: Literal["code", "box"]
-    box: BoxRepresentation
+    refine: Literal["encoding", "box"]
+    box: BoxCoder
     objectness: bool = False
 
 
@@ -69,11 +69,11 @@ class Head(nn.Module):
         inputs: int,
         classes: int,
         per_cell: int,
-        box: BoxRepresentation,
-        quality: Callable[[Place], Estimator],
+        box: BoxCoder,
+        quality: Callable[[EstimatorContext], Estimator],
         levels: int = 5,
         read_at: ReadAt = ReadAt(),
-        first: FirstStep | None = None,
+        initial: InitialStage | None = None,
         *,
         convs: int = 4,
         width: int = 256,
@@ -95,7 +95,13 @@ class Head(nn.Module):
         at_points = read_at.towers is not None
         if at_points and (per_cell != 1 or convs < 1):
             raise ValueError(f"sampling.towers: needs one prior a cell and a convolution, here {per_cell} and {convs}")
-        self.classes, self.per_cell, self.box, self.first, self.quality_on = classes, per_cell, box, first, quality_on
+        self.classes, self.per_cell, self.box, self.initial, self.quality_on = (
+            classes,
+            per_cell,
+            box,
+            initial,
+            quality_on,
+        )
         self.background = scores == "softmax"
         normed = groups if norm == "group" else None
         plain = convs - at_points
@@ -116,16 +122,16 @@ class Head(nn.Module):
         final = out
         if self.outputs_at is not None:
             final = partial(OutAt, self.outputs_at, per_cell if self.outputs_at.of_box else 1)
-        self.box_out = out(width, per_cell * (first.box if first else box).channels)
+        self.box_out = out(width, per_cell * (initial.box if initial else box).channels)
         self.scales = _ones(levels if scales else 0)
-        if first:
-            if first.objectness:
+        if initial:
+            if initial.objectness:
                 self.object_out = out(width, per_cell * (1 + self.background))
             if self.towers_at is not None:
                 self.refine_at = layer_at(self.towers_at, before, width, tower_std)
             self.refine_out = final(width, per_cell * box.channels)
             self.refine_scales = _ones(levels if scales else 0)
-        self.quality = quality(Place(width, per_cell, bins_of(box), read_at.quality))
+        self.quality = quality(EstimatorContext(width, per_cell, box.bins, read_at.quality))
         start = 0.0 if self.background else -math.log(1 / prior_probability - 1)
         self.cls_out = final(width + self.quality.appended, per_cell * (classes + self.background), bias=start)
 
@@ -139,25 +145,25 @@ class Head(nn.Module):
         cls_features, before = self.cls_tower(features), self.box_tower(features)
         seen = before if self.towers_at is None else self.box_last(before)
         raw = self.box_out(seen) * (self.scales[number] if self.scales else 1)
-        box = self.first.box if self.first else self.box
+        box = self.initial.box if self.initial else self.box
         sides = partial(self._sides, raw, box, priors, priors)
 
         if self.towers_at is not None:
             points = self.towers_at(before, raw, sides())
             cls_features = self.cls_at(cls_features, points).relu()
-            if self.first:
+            if self.initial:
                 before = self.refine_at(before, points).relu()
         at = () if self.outputs_at is None else (self._points(self.outputs_at, before, raw, sides()),)
 
-        first, reference = None, priors
-        if self.first:
-            objects = self._flat(self.object_out(seen)) if self.first.objectness else None
-            first = Prediction(objects, self._flat(raw), None, priors, box, background=self.background)
+        initial, reference = None, priors
+        if self.initial:
+            objects = self._flat(self.object_out(seen)) if self.initial.objectness else None
+            initial = Prediction(objects, self._flat(raw), None, priors, box, background=self.background)
             second = self.refine_out(before, *at) * (self.refine_scales[number] if self.refine_scales else 1)
-            if self.first.refine == "code":
+            if self.initial.refine == "encoding":
                 raw = raw.detach() + second
             else:
-                raw, reference = second, replace(priors, boxes=first.decode().detach())
+                raw, reference = second, replace(priors, boxes=initial.decode().detach())
 
         sides = partial(self._sides, raw, self.box, reference, priors)
         quality = self.quality(seen if self.quality_on == "box" else cls_features, raw, sides)
@@ -165,7 +171,7 @@ class Head(nn.Module):
             cls_features, quality = torch.cat([cls_features, quality], 1), None
         estimate = None if quality is None else self._flat(quality)[..., 0]
         cls = self._flat(self.cls_out(cls_features, *at))
-        return Prediction(cls, self._flat(raw), estimate, reference, self.box, first, self.background)
+        return Prediction(cls, self._flat(raw), estimate, reference, self.box, initial, self.background)
 
     def _points(self, sampler: Any, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
         """Points (B, sets, taps, 2, H, W): of each prior of a cell, or one set for all where no box moves them."""
@@ -174,7 +180,7 @@ class Head(nn.Module):
         each = raw.unflatten(1, (self.per_cell, -1)).flatten(0, 1)
         return sampler(features, each, sides).unflatten(0, (-1, self.per_cell))
 
-    def _sides(self, raw: Tensor, box: BoxRepresentation, reference: Priors, priors: Priors) -> Tensor:
+    def _sides(self, raw: Tensor, box: BoxCoder, reference: Priors, priors: Priors) -> Tensor:
         """Distances (B * per_cell, 4, H, W) in cells of the centres of priors to the sides of boxes.
 
         raw: (B, per_cell * channels, H, W), the code of boxes relative to `reference`.

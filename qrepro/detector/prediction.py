@@ -6,27 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from qrepro.box_coder import BoxRepresentation
+from qrepro.box_coder import BoxCoder
 from qrepro.priors import Priors
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The raw output of one pass.
+    """The raw output of one pass, or of one of its stages.
 
-    cls: (B, R, C) class logits, None of a first step without; raw: (B, R, channels) box output; quality: (B, R) quality
-    logits or None; priors, box: what the box output is relative to, and how it is read; first: of boxes that were
-    refined, the step before. background: a last channel of `cls` is the background, and scores are a softmax.
+    Attributes:
+        cls: (B, R, C) class logits; None of an initial stage without.
+        raw: (B, R, channels) box output.
+        quality: (B, R) quality logits; None of a detector without an estimate.
+        priors: what the box output is relative to.
+        box: how it is decoded.
+        initial: the stage whose boxes this one refines.
+        background: whether a last channel of `cls` is the background, and scores are a softmax.
     """
 
     cls: Tensor | None
     raw: Tensor
     quality: Tensor | None
     priors: Priors
-    box: BoxRepresentation
-    first: Prediction | None = None
+    box: BoxCoder
+    initial: Prediction | None = None
     background: bool = False
 
     def decode(self) -> Tensor:
@@ -35,9 +41,17 @@ class Prediction:
 
     @property
     def logits(self) -> Tensor:
-        """Class logits in float32, of a step that has them."""
+        """Class logits in float32, of a stage that has them."""
         assert self.cls is not None
         return self.cls.float()
+
+    def log_class(self) -> Tensor:
+        """Log of the class scores (B, R, C), that of the background left out; -inf for none, finite for every logit."""
+        return self.logits.log_softmax(-1)[..., :-1] if self.background else F.logsigmoid(self.logits)
+
+    def log_quality(self) -> Tensor | None:
+        """Log of the quality estimate (B, R, 1); None of a detector without one."""
+        return None if self.quality is None else F.logsigmoid(self.quality.float())[..., None]
 
     def scores(self) -> Tensor:
         """Class scores (B, R, C) in [0, 1], that of the background left out."""
@@ -49,10 +63,10 @@ def joined(levels: Sequence[Prediction], priors: Priors) -> Prediction:
     one = levels[0]
     cls, raw, quality = (_joined([getattr(level, name) for level in levels]) for name in ("cls", "raw", "quality"))
     assert raw is not None
-    first = joined([level.first for level in levels if level.first], priors) if one.first else None
+    initial = joined([level.initial for level in levels if level.initial], priors) if one.initial else None
     if one.priors.boxes.dim() == 3:
         priors = replace(priors, boxes=torch.cat([level.priors.boxes for level in levels], 1))
-    return Prediction(cls, raw, quality, priors, one.box, first, one.background)
+    return Prediction(cls, raw, quality, priors, one.box, initial, one.background)
 
 
 def _joined(outputs: Sequence[Tensor | None]) -> Tensor | None:

@@ -50,4 +50,4 @@ class Shortcut(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of the shape of x."""
-        return (x + super().forward(x)).relu()
+        return (x + super().forward(x)).relu()  # type: ignore[no-untyped-call]  # torch's own

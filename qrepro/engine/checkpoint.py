@@ -11,6 +11,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from qrepro.detector import Detector
+from qrepro.recipe.axes import network_hash
 from qrepro.recipe.build import build_detector
 from qrepro.recipe.schema import Recipe
 from qrepro.records.atomic import replacing
@@ -34,7 +35,7 @@ class State:
             "recipe": recipe.name,
             "profile": recipe.profile,
             "hash": recipe.hash,
-            "model_hash": recipe.model_hash,
+            "model_hash": network_hash(recipe),
             "seed": seed,
             "step": self.step,
             "best": self.best,
@@ -78,7 +79,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def fit(content: dict[str, Any], recipe: Recipe, path: Path) -> None:
     """Raise `ValueError` unless a checkpoint holds the network of this recipe."""
-    if content["model_hash"] != recipe.model_hash:
+    if content["model_hash"] != network_hash(recipe):
         raise ValueError(
             f"checkpoint {path}: holds the network of recipe {content['recipe']} on profile {content['profile']}, "
             f"which differs from {recipe.name} on {recipe.profile}"

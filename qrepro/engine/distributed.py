@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedContext:
     """This process among `world`; `device` is the one it trains on."""
 
     rank: int
@@ -41,27 +41,27 @@ class Place:
 
 
 @contextmanager
-def joined(device: str | None) -> Iterator[Place]:
+def process_group(device: str | None) -> Iterator[DistributedContext]:
     """The process group for the duration of a block; a single process makes none.
 
     device: `cpu`, `cuda`, `cuda:1`, or None for a GPU where there is one.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = pick(device, local)
+    chosen = choose_device(device, local)
     if world == 1:
-        yield Place(0, 1, chosen)
+        yield DistributedContext(0, 1, chosen)
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Place(rank, world, chosen)
+        yield DistributedContext(rank, world, chosen)
     finally:
         dist.destroy_process_group()
 
 
-def pick(device: str | None, local: int = 0) -> torch.device:
+def choose_device(device: str | None, local: int = 0) -> torch.device:
     """The device of a name; without one, a GPU where there is one. Raises `ValueError` for one that is not here."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

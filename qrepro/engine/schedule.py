@@ -15,7 +15,7 @@ NORMS = nn.GroupNorm, nn.modules.batchnorm._NormBase
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepSchedule:
     """A schedule measured in optimiser steps.
 
     total: steps of the run; warmup: of which the learning rate rises; lr: its full value, scaled to the batch;
@@ -32,7 +32,7 @@ class Plan:
     swing: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def of(cls, schedule: Schedule, per_epoch: int) -> Plan:
+    def of(cls, schedule: Schedule, per_epoch: int) -> StepSchedule:
         """The plan of a schedule over a data set of `per_epoch` steps an epoch."""
         average = schedule.average
         plain = _steps(schedule, per_epoch)
@@ -45,12 +45,8 @@ class Plan:
         warmup = schedule.warmup.steps if epochs is None else math.ceil(epochs * per_epoch)
         warmup = min(warmup, plain) * total // whole
         length = schedule.steps or schedule.epochs or 1
-
-        def scaled(lr: float) -> float:
-            return lr * schedule.batch / schedule.optimiser.lr_batch
-
-        swing = (scaled(average.lr[0]), scaled(average.lr[1])) if average else (0.0, 0.0)
-        lr = scaled(schedule.optimiser.lr)
+        swing = (schedule.scaled(average.lr[0]), schedule.scaled(average.lr[1])) if average else (0.0, 0.0)
+        lr = schedule.scaled(schedule.optimiser.lr)
         return cls(total, warmup, schedule.warmup.ratio, lr, schedule.decay, length, bounds, swing)
 
     def rate(self, step: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -18,19 +17,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_a
 from qrepro.data.loader import Batch, Steps, aspect_groups, loader
 from qrepro.detector import Detector
 from qrepro.engine import checkpoint
-from qrepro.engine.datasets import training_pictures
-from qrepro.engine.distributed import Place, joined
+from qrepro.engine.card import run_card
+from qrepro.engine.datasets import training_images
+from qrepro.engine.distributed import DistributedContext, process_group
 from qrepro.engine.interrupt import Stop, Stopped, stoppable
-from qrepro.engine.run import Run
-from qrepro.engine.schedule import Plan, make_optimiser
+from qrepro.engine.schedule import StepSchedule, make_optimiser
 from qrepro.objective import total
-from qrepro.recipe.build import build_detector, build_objective
+from qrepro.recipe.build import build_detector, build_matcher, build_objective
 from qrepro.recipe.schema import Recipe, Schedule
+from qrepro.records.run_folder import RunFolder
+from qrepro.reporter import StepLog, no_record
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Report = Callable[[dict[str, Any]], None]
-Evaluate = Callable[[Detector], float]
+Validate = Callable[[Detector], float]
 
 
 class Diverged(RuntimeError):
@@ -40,15 +40,15 @@ class Diverged(RuntimeError):
 def train(
     recipe: Recipe,
     data: Path,
-    run: Run,
+    run: RunFolder,
     *,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     workers: int = 0,
-    report: Report = lambda record: None,
-    evaluate: Evaluate | None = None,
+    report: StepLog = no_record,
+    validate: Validate | None = None,
 ) -> None:
     """Train `recipe` on the data set at `data` into a run folder.
 
@@ -56,32 +56,32 @@ def train(
     `Stopped` after a signal. A trained run is only replaced with `overwrite`.
     With `resume` it goes on from the folder's last checkpoint and ends in the same bits as an uninterrupted run (CPU).
     """
-    with joined(device) as place:
-        if recipe.schedule.batch % place.world:
-            raise ValueError(f"schedule.batch {recipe.schedule.batch} cannot be shared by {place.world} processes")
-        pictures = training_pictures(recipe, data)
-        groups = aspect_groups(pictures.annotations) * int(recipe.image.group_aspect)
-        plan = Plan.of(recipe.schedule, Steps.per_epoch(groups, recipe.schedule.batch))
+    with process_group(device) as context:
+        if recipe.schedule.batch % context.world:
+            raise ValueError(f"schedule.batch {recipe.schedule.batch} cannot be shared by {context.world} processes")
+        images = training_images(recipe, data)
+        groups = aspect_groups(images.annotations) * int(recipe.image.group_aspect)
+        plan = StepSchedule.of(recipe.schedule, Steps.per_epoch(groups, recipe.schedule.batch))
         if run.last.exists() and not (resume or overwrite):
             raise ValueError(f"{run.last} exists: --resume continues it, --overwrite starts anew (--seed N beside it)")
-        state = start(recipe, run, seed, place, resume)
-        if place.first:
+        state = start(recipe, run, seed, context, resume)
+        if context.first:
             if not resume:
                 run.clear()
             run.path.mkdir(parents=True, exist_ok=True)
             run.cut_log(state.step)
             parameters = sum(p.numel() for p in state.model.parameters())
-            about = {"parameters": parameters, "lr": plan.lr, "processes": place.world, "device": place.name}
-            run.write_card(recipe, seed, steps=plan.total, **about)
-        steps = Steps(groups, recipe.schedule.batch, state.step, plan.total, seed, place.rank, place.world)
-        batches = loader(pictures, steps, recipe.image.pad, workers, place.device.type == "cuda")
+            about = {"parameters": parameters, "lr": plan.lr, "processes": context.world, "device": context.name}
+            run.write_card(run_card(recipe, seed, steps=plan.total, **about))
+        steps = Steps(groups, recipe.schedule.batch, state.step, plan.total, seed, context.rank, context.world)
+        batches = loader(images, steps, recipe.image.pad, workers, context.device.type == "cuda")
         loop = Loop(
-            recipe=recipe, run=run, seed=seed, place=place, plan=plan, state=state, report=report, evaluate=evaluate
+            recipe=recipe, run=run, seed=seed, context=context, plan=plan, state=state, report=report, validate=validate
         )
         loop.go(batches)
 
 
-def start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> checkpoint.State:
+def start(recipe: Recipe, run: RunFolder, seed: int, context: DistributedContext, resume: bool) -> checkpoint.State:
     """A fresh state, or the one in the folder's last checkpoint."""
     torch.manual_seed(seed)
     model = build_detector(recipe)
@@ -95,8 +95,8 @@ def start(recipe: Recipe, run: Run, seed: int, place: Place, resume: bool) -> ch
                 f"--resume: {run.last} was trained with other settings (hash {found['hash']}, seed {found['seed']})"
             )
     layout = torch.channels_last if recipe.schedule.channels_last else torch.contiguous_format
-    model.to(device=place.device).to(memory_format=layout)
-    scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.schedule.precision == "fp16")
+    model.to(device=context.device).to(memory_format=layout)
+    scaler = torch.amp.GradScaler(context.device.type, enabled=recipe.schedule.precision == "fp16")
     state = checkpoint.State(model, make_optimiser(recipe.schedule, model), scaler, _averaged(recipe.schedule, model))
     if found is not None:
         state.restore(found)
@@ -123,20 +123,20 @@ class Loop:
     """One training, step by step."""
 
     recipe: Recipe
-    run: Run
+    run: RunFolder
     seed: int
-    place: Place
-    plan: Plan
+    context: DistributedContext
+    plan: StepSchedule
     state: checkpoint.State
-    report: Report
-    evaluate: Evaluate | None
+    report: StepLog
+    validate: Validate | None
 
     def __post_init__(self) -> None:
-        self.objective = build_objective(self.recipe)
+        self.matcher, self.objective = build_matcher(self.recipe), build_objective(self.recipe)
         self.layout = torch.channels_last if self.recipe.schedule.channels_last else torch.contiguous_format
         self.model: nn.Module = self.state.model
-        if self.place.world > 1:
-            devices = [self.place.device] if self.place.device.type == "cuda" else None
+        if self.context.world > 1:
+            devices = [self.context.device] if self.context.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.state.model, device_ids=devices)
 
     def go(self, batches: Iterable[Batch]) -> None:
@@ -150,7 +150,7 @@ class Loop:
         ready = begin
         for batch in batches:
             waited += time.perf_counter() - ready
-            terms = self.step(batch.to(self.place.device, self.layout))
+            terms = self.step(batch.to(self.context.device, self.layout))
             state, every = self.state, self.recipe.schedule
             for name, value in terms.items():
                 state.since[name] = state.since.get(name, 0.0) + value
@@ -160,9 +160,9 @@ class Loop:
                 elapsed = time.perf_counter() - begin
                 self._log(elapsed, waited)
                 begin, waited = time.perf_counter(), 0.0
-            if self.evaluate and every.evaluate_every and (state.step % every.evaluate_every == 0 or done):
-                self._judge()
-            stopped = self.place.any(stop.asked)
+            if self.validate and every.evaluate_every and (state.step % every.evaluate_every == 0 or done):
+                self._validate()
+            stopped = self.context.any(stop.asked)
             if state.step % every.checkpoint_every == 0 or done or stopped:
                 self._save(self.run.last)
             if stopped and not done:
@@ -178,9 +178,10 @@ class Loop:
         for group in state.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         precision = PRECISION[schedule.precision]
-        with torch.autocast(self.place.device.type, precision, enabled=precision != torch.float32):
+        with torch.autocast(self.context.device.type, precision, enabled=precision != torch.float32):
             prediction = self.model(batch.images)
-        losses = self.objective(prediction, batch.truths, batch.sizes)
+        matches = self.matcher(prediction, batch.ground_truth, batch.sizes)
+        losses = self.objective(prediction, batch.ground_truth, matches)
         loss: Tensor = total(losses)
         terms = dict(zip(losses, torch.stack([v.detach() for v in losses.values()]).tolist(), strict=True))
         for name, value in terms.items():
@@ -220,11 +221,11 @@ class Loop:
         }
         self._write(record)
 
-    def _judge(self) -> None:
+    def _validate(self) -> None:
         """Evaluate, and keep the checkpoint of the highest AP."""
-        if not self.place.first or self.evaluate is None:
+        if not self.context.first or self.validate is None:
             return
-        ap = self.evaluate(checkpoint.evaluated(self.state))
+        ap = self.validate(checkpoint.evaluated(self.state))
         self.model.train()
         if ap > self.state.best:
             self.state.best = ap
@@ -232,11 +233,10 @@ class Loop:
         self._write({"step": self.state.step, "AP": ap})
 
     def _write(self, record: dict[str, Any]) -> None:
-        if self.place.first:
-            with self.run.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+        if self.context.first:
+            self.run.append_log(record)
             self.report(record)
 
     def _save(self, path: Path) -> None:
-        if self.place.first:
+        if self.context.first:
             checkpoint.save(path, self.state.content(self.recipe, self.seed))

@@ -1,4 +1,4 @@
-"""What a training will cost, before it is run: its steps, its pictures, and the time they take at a known speed."""
+"""What a training will cost, before it is run: its steps, its images, and the time they take at a known speed."""
 
 from __future__ import annotations
 
@@ -9,60 +9,58 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 
-from qrepro.engine.schedule import Plan
-from qrepro.experiments.timing import TRAIN2017
-from qrepro.recipe import Recipe, checked
-from qrepro.recipe.describe import facts
+from qrepro.data.sets import TRAINING_IMAGES
+from qrepro.engine.schedule import StepSchedule
+from qrepro.recipe import Recipe
+from qrepro.recipe.axes import checked
+from qrepro.recipe.describe import multiply_adds
+from qrepro.records.run_folder import RunFolder
 
-PICTURES = {"coco": TRAIN2017, "voc": 16_551}  # with objects, in the papers' own training sets
 SHARE = 0.5  # of the speed of a lone convolution that a whole training step reaches: a guess, within a factor of 2
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """How fast trainings were. pictures: a second, by hash of the recipe; work: giga multiply-adds a second."""
+    """How fast trainings were. images: a second, by hash of the recipe; work: giga multiply-adds a second."""
 
-    pictures: dict[str, float]
+    images: dict[str, float]
     work: float
     source: str
 
     def seconds(self, recipe: Recipe) -> float:
         """Of a whole training on one device, nan where its steps are unknown; evaluation is not in it."""
-        own = self.pictures.get(recipe.hash) or self.work / _work(recipe)
-        return (steps(recipe) or math.nan) * recipe.schedule.batch / own
+        own = self.images.get(recipe.hash) or self.work / giga_multiply_adds(recipe)
+        return (training_steps(recipe) or math.nan) * recipe.schedule.batch / own
 
 
-def steps(recipe: Recipe) -> int:
+def training_steps(recipe: Recipe) -> int:
     """Optimiser steps of a whole training; 0 where its schedule is in epochs of data of unknown size."""
-    pictures = PICTURES.get(recipe.data.name, 0)
-    counted = recipe.schedule.steps is not None or recipe.schedule.shorten or pictures
-    return Plan.of(recipe.schedule, max(1, pictures // recipe.schedule.batch)).total if counted else 0
+    images = TRAINING_IMAGES.get(recipe.data.name, 0)
+    counted = recipe.schedule.steps is not None or recipe.schedule.shorten or images
+    return StepSchedule.of(recipe.schedule, max(1, images // recipe.schedule.batch)).total if counted else 0
 
 
-def measured(runs: Iterable[Path], device: torch.device, name: str) -> Speeds:
+def known_speeds(runs: Iterable[RunFolder], device: torch.device, name: str) -> Speeds:
     """Speeds from the logs of run folders on a device of this name; where there is none, from a convolution now.
 
     CPUs count as one device whatever their threads: with `--jobs` each training has a share of the cores.
     """
     name = _kind(name)
-    pictures: dict[str, list[float]] = {}
+    images: dict[str, list[float]] = {}
     work: list[float] = []
     for run in runs:
-        card = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        if _kind(card.get("device", "")) != name or not (run / "log.jsonl").is_file():
+        if _kind(str(run.card.get("device", ""))) != name or not run.has_log or "images_per_s" not in run.log:
             continue
-        lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [json.loads(line).get("images_per_s") for line in lines if line.endswith("}")]
-        if rates := [rate / card.get("processes", 1) for rate in found if rate]:
-            recipe = checked(card["values"], str(run))
-            pictures.setdefault(recipe.hash, []).append(statistics.median(rates))
-            work.append(statistics.median(rates) * _work(recipe))
+        rates = run.log["images_per_s"].dropna() / run.card.get("processes", 1)
+        if len(rates := rates[rates > 0]):
+            recipe = checked(run.card["values"], str(run.path))
+            images.setdefault(recipe.hash, []).append(float(rates.median()))
+            work.append(float(rates.median()) * giga_multiply_adds(recipe))
     if work:
-        means = {key: statistics.median(values) for key, values in pictures.items()}
+        means = {key: statistics.median(values) for key, values in images.items()}
         source = f"from the logs of {len(work)} runs on {name}; others by their multiply-adds"
         return Speeds(means, statistics.median(work), source)
     return Speeds({}, SHARE * _convolution(device) / 3, f"a guess from one convolution on {name}, within a factor of 2")
@@ -73,14 +71,14 @@ def _kind(name: str) -> str:
     return name.partition(",")[0]
 
 
-def _work(recipe: Recipe) -> float:
-    """Giga multiply-adds of a picture's inference."""
+def giga_multiply_adds(recipe: Recipe) -> float:
+    """Giga multiply-adds of a image's inference."""
     return _counted(json.dumps(recipe.values()))
 
 
 @cache
 def _counted(values: str) -> float:
-    return float(facts(checked(json.loads(values), "recipe"))["giga multiply-adds"])
+    return multiply_adds(checked(json.loads(values), "recipe")) / 1e9
 
 
 def _convolution(device: torch.device) -> float:

@@ -41,7 +41,7 @@ class Job:
     log: Path
 
 
-def in_turn(jobs: Sequence[Job], device: str | None, report: Report) -> dict[str, str]:
+def run_sequential(jobs: Sequence[Job], device: str | None, report: Report) -> dict[str, str]:
     """Do jobs one after another in this process; returns the errors of those that failed, by name.
 
     A signal and a full disk end all; a single job fails as if it had been called by itself.
@@ -59,7 +59,7 @@ def in_turn(jobs: Sequence[Job], device: str | None, report: Report) -> dict[str
     return errors
 
 
-def side_by_side(jobs: Sequence[Job], at_once: int, device: str | None, report: Report) -> dict[str, str]:
+def run_parallel(jobs: Sequence[Job], at_once: int, device: str | None, report: Report) -> dict[str, str]:
     """Do jobs in processes of their own, `at_once` at a time; returns the errors of those that failed, by name.
 
     The output of each goes to its log. Without a device, places take the GPUs in turn; on a CPU each process has its
@@ -76,7 +76,7 @@ def side_by_side(jobs: Sequence[Job], at_once: int, device: str | None, report: 
                 if waiting and not stop.asked and place not in running:
                     job = waiting.pop(0)
                     given = f"cuda:{place % gpus}" if gpus else device
-                    started = context.Process(target=_apart, args=(job, given, threads), name=job.name)
+                    started = context.Process(target=_run_in_process, args=(job, given, threads), name=job.name)
                     started.start()
                     running[place] = job, started
                     report(f"[{len(jobs) - len(waiting)}/{len(jobs)}] {job.name}: output in {job.log}")
@@ -95,7 +95,7 @@ def side_by_side(jobs: Sequence[Job], at_once: int, device: str | None, report: 
     return errors
 
 
-def _apart(job: Job, device: str | None, threads: int) -> None:
+def _run_in_process(job: Job, device: str | None, threads: int) -> None:
     """A job in this process, which was started for it."""
     _write_to(job.log)
     torch.set_num_threads(threads)
@@ -127,7 +127,7 @@ def _last_line(log: Path, code: int) -> str:
     return last.removeprefix("error: ")
 
 
-def on_slurm(
+def run_on_slurm(
     jobs: Sequence[Job],
     folder: Path,
     options: Mapping[str, str],
@@ -165,7 +165,7 @@ def on_slurm(
     if fresh:
         executor = _executor(submitit, folder, cluster, options)
         with executor.batch():
-            made = [executor.submit(Requeued(job, device)) for job in fresh]
+            made = [executor.submit(SlurmJob(job, device)) for job in fresh]
         for job, one in zip(fresh, made, strict=True):
             _ids(folder, job).write_text(one.job_id)
             submitted[job.name] = one
@@ -247,7 +247,7 @@ def _ids(folder: Path, job: Job) -> Path:
     return folder / f"{job.name.replace('/', '-')}.id"
 
 
-class Requeued:
+class SlurmJob:
     """A job as submitit calls it: in one or several processes, and once more after a pre-emption."""
 
     def __init__(self, job: Job, device: str | None) -> None:

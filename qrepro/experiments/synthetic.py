@@ -1,4 +1,4 @@
-"""A made-up detection set of a wanted size, for benchmarks and tests: no pictures, only boxes and scores.
+"""A made-up detection set of a wanted size, for benchmarks and tests: no images, only boxes and scores.
 
 Objects and detections look enough like COCO's for matching and NMS to have real work: several objects an image,
 detections in clusters around them, scores that follow IoU loosely, and background.
@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from qrepro.metrics.iou import pair_iou
-from qrepro.records.ground_truth import BOX, Truths
+from qrepro.records.boxes import xywh_of
+from qrepro.records.ground_truth import BOX, GroundTruth, sections_of
+from qrepro.records.readers.coco import write_sections
 
 SIDE = 640.0  # px, of every image
 
@@ -34,7 +36,7 @@ class Size:
         return Size(images, objects, self.classes, detections)
 
 
-def make_truths(size: Size, seed: int = 0) -> Truths:
+def make_ground_truth(size: Size, seed: int = 0) -> GroundTruth:
     """Objects of a set, about 1 % of them crowds; ids from 1, categories with gaps as COCO has them."""
     random = np.random.default_rng([seed, 0])
     side = np.exp(random.uniform(np.log(8), np.log(400), (size.objects, 2)))
@@ -48,19 +50,19 @@ def make_truths(size: Size, seed: int = 0) -> Truths:
     ids = np.arange(1, size.images + 1)
     images = pd.DataFrame({"id": ids, "file_name": [f"{i:012d}.jpg" for i in ids], "width": SIDE, "height": SIDE})
     numbers = 2 * np.arange(size.classes) + 2
-    return Truths(images, pd.DataFrame({"id": numbers, "name": [f"class {i}" for i in numbers]}), annotations)
+    return GroundTruth(images, pd.DataFrame({"id": numbers, "name": [f"class {i}" for i in numbers]}), annotations)
 
 
-def make_detections(size: Size, truths: Truths, seed: int = 0) -> pd.DataFrame:
+def make_detections(size: Size, ground_truth: GroundTruth, seed: int = 0) -> pd.DataFrame:
     """Detections with score, quality and iou_truth: six in ten near an object, four anywhere.
 
     iou_truth is the IoU with the object a detection was made from.
     """
     random = np.random.default_rng([seed, 1])
     n = size.detections
-    source = random.integers(0, len(truths.annotations), n)
+    source = random.integers(0, len(ground_truth.annotations), n)
     near = random.random(n) < 0.6
-    objects = truths.annotations.iloc[source]
+    objects = ground_truth.annotations.iloc[source]
     truth = objects[BOX].to_numpy(np.float64)
     sides = np.tile(truth[:, 2:] - truth[:, :2], 2)
     boxes = truth + random.normal(0, 0.12, (n, 4)) * sides * random.random((n, 1))
@@ -81,25 +83,14 @@ def make_detections(size: Size, truths: Truths, seed: int = 0) -> pd.DataFrame:
     return frame.assign(score=score, quality=quality, iou_truth=iou)
 
 
-def write_truths(truths: Truths, path: Path) -> None:
-    """COCO annotation file."""
-    annotations = truths.annotations[["id", "image_id", "category_id", "area", "iscrowd"]].to_dict("records")
-    for record, box in zip(annotations, _xywh(truths.annotations), strict=True):
-        record["bbox"] = box
-    tables = {"images": truths.images.to_dict("records"), "categories": truths.categories.to_dict("records")}
-    path.write_text(json.dumps({**tables, "annotations": annotations}), encoding="utf-8")
+def write_ground_truth(ground_truth: GroundTruth, path: Path) -> None:
+    """Write the ground truth as a COCO annotation file."""
+    write_sections(path, sections_of(ground_truth))
 
 
 def write_detections(detections: pd.DataFrame, path: Path) -> None:
-    """COCO result file, as other detectors write it: no quality."""
+    """Write detections as a COCO result file, as other detectors do: without quality."""
     records = detections[["image_id", "category_id", "score"]].to_dict("records")
-    for record, box in zip(records, _xywh(detections), strict=True):
+    for record, box in zip(records, xywh_of(detections[BOX]).tolist(), strict=True):
         record["bbox"] = box
     path.write_text(json.dumps(records), encoding="utf-8")
-
-
-def _xywh(frame: pd.DataFrame) -> list[list[float]]:
-    """COCO boxes x, y, width, height in px."""
-    boxes = frame[BOX].to_numpy(np.float64, copy=True)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes.tolist()

@@ -1,7 +1,7 @@
-"""Where the time of a detector goes: a training step and the inference of one picture, part by part.
+"""Where the time of a detector goes: a training step and the inference of one image, part by part.
 
 What is timed is the training loop's own step and the parts that a recipe builds, observed at their seams. Weights are
-fresh and stay as they are; class scores are made up, because a fresh network finds nothing; so are pictures and
+fresh and stay as they are; class scores are synthetic, because a fresh network finds nothing; so are images and
 objects, unless training reads those of a data set.
 """
 
@@ -12,45 +12,43 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qrepro.boxes import clip
 from qrepro.data.loader import Batch, Steps, aspect_groups, loader
-from qrepro.data.transforms import TRANSFORMS, Resize, ResizeExact
-from qrepro.detector import Prediction
-from qrepro.engine.datasets import training_pictures
-from qrepro.engine.distributed import Place
-from qrepro.engine.run import Run
-from qrepro.engine.schedule import Plan
+from qrepro.data.sets import TRAINING_IMAGES
+from qrepro.engine.datasets import evaluation_size, training_images
+from qrepro.engine.distributed import DistributedContext
+from qrepro.engine.schedule import StepSchedule
 from qrepro.engine.train import Loop, start
-from qrepro.ground_truth import Truths
-from qrepro.objective import Objective
-from qrepro.quality import Rule, fuse
+from qrepro.ground_truth import GroundTruthBatch
+from qrepro.ranking import DenseOutputs, rank
+from qrepro.recipe.axes import checked
 from qrepro.recipe.build import build_detector, build_postprocess
-from qrepro.recipe.load import checked, merge
+from qrepro.recipe.load import merge
 from qrepro.recipe.schema import Decay, Recipe
+from qrepro.records.run_folder import RunFolder
+from qrepro.reporter import no_record
 
-SMALLEST = 8.0  # px, side of a made-up object
-NOTHING, SUREST = -12.0, 4.0  # made-up class logits: where there is no candidate, and the highest of a candidate
-
-TRAIN2017 = 117_266  # pictures with objects
+SMALLEST = 8.0  # px, side of a synthetic object
+NOTHING, SUREST = -12.0, 4.0  # synthetic class logits: where there is no candidate, and the highest of a candidate
 
 Row = dict[str, Any]
 Size = tuple[int, int]
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class TimingSetup:
     """What is measured, beside recipe and machine.
 
-    batch: pictures of a training step (inference takes one); objects: on a made-up picture; candidates: pairs of
+    batch: images of a training step (inference takes one); objects: on a synthetic image; candidates: pairs of
     location and class whose score is above the threshold of post-processing; steps: measured, after `warm_up` others.
     """
 
@@ -61,7 +59,7 @@ class Setting:
     warm_up: int = 2
 
 
-class Laps:
+class StepTimer:
     """A stopwatch of repeated work: a part lasts from the mark before it to its own, so that no time is left over."""
 
     def __init__(self, device: torch.device) -> None:
@@ -87,148 +85,147 @@ class Laps:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedStage:
     """Repeatable work of a recipe. lap: does it once and marks its parts; shapes: height, width of its inputs."""
 
     recipe: Recipe
     stage: str
-    laps: Laps
+    timer: StepTimer
     batch: int
     lap: Callable[[], None]
     shapes: list[Size]
 
 
-def take_turns(timed: Sequence[Timed], setting: Setting) -> list[Row]:
+def time_detectors(
+    recipes: Sequence[Recipe],
+    device: torch.device,
+    setup: TimingSetup,
+    size: Size | None = None,
+    data: Path | None = None,
+) -> list[Row]:
+    """Rows of a training step and of inference of several recipes, timed interleaved.
+
+    Args:
+        recipes: the first is what the others' ratios are to.
+        device: that is timed.
+        setup: what is measured.
+        size: height, width of synthetic images; None: the largest that evaluation sees.
+        data: folder of a data set whose training images are read; None: synthetic ones.
+    """
+    rows = interleaved([time_training(recipe, device, setup, size, data) for recipe in recipes], setup)
+    return rows + interleaved([time_inference(recipe, device, setup, size) for recipe in recipes], setup)
+
+
+def interleaved(timed: Sequence[TimedStage], setup: TimingSetup) -> list[Row]:
     """Rows of several pieces of work, one a part and one of all, measured turn by turn.
 
     So whatever slows a machine down for a while slows all of them down. `ratio`: of the whole to that of the first
     piece of the same stage, median over the turns.
     """
-    for _ in range(setting.warm_up + setting.steps):
+    for _ in range(setup.warm_up + setup.steps):
         for one in timed:
-            one.laps.start()
+            one.timer.start()
             one.lap()
-    return [row for one in timed for row in _rows(one, next(t for t in timed if t.stage == one.stage), setting)]
+    return [row for one in timed for row in _rows(one, next(t for t in timed if t.stage == one.stage), setup)]
 
 
 def time_training(
-    recipe: Recipe, device: torch.device, setting: Setting, size: Size | None = None, data: Path | None = None
-) -> Timed:
+    recipe: Recipe, device: torch.device, setup: TimingSetup, size: Size | None = None, data: Path | None = None
+) -> TimedStage:
     """A training step.
 
     Parts: data (only where a folder is given: read by this process, and moved to the device), forward, assignment,
     losses (with the decoding of positives), backward (with the clipping of gradients) and optimiser (with the average).
 
-    size: height, width of made-up pictures, by default the largest that evaluation sees; data: folder of a data set
-    whose training pictures are used instead.
+    size: height, width of synthetic images, by default the largest that evaluation sees; data: folder of a data set
+    whose training images are used instead.
     """
     fresh = checked(merge(recipe.values(), {"backbone": {"weights": None}}), f"recipe {recipe.name}")
-    laps, repetitions = Laps(device), setting.warm_up + setting.steps
-    loop = _still(fresh, device, repetitions)
-    loop.objective = Marked(**vars(loop.objective), laps=laps)
-    loop.model.register_forward_hook(lambda *_: laps.mark("forward"))
-    loop.state.optimiser.register_step_pre_hook(lambda *_: laps.mark("backward"))
+    timer, repetitions = StepTimer(device), setup.warm_up + setup.steps
+    loop = _zero_lr_loop(fresh, device, repetitions)
+    matcher, objective = loop.matcher, loop.objective
+    loop.matcher = _marked(matcher, timer, "assignment")
+    loop.objective = _marked(objective, timer, "losses")
+    loop.model.register_forward_hook(lambda *_: timer.mark("forward"))
+    loop.state.optimiser.register_step_pre_hook(lambda *_: timer.mark("backward"))
     batches: Iterator[Batch]
     if data:
-        batches = _read(fresh, data, setting)
+        batches = _read(fresh, data, setup)
     else:
-        batches = repeat(_made_up(fresh, setting.batch, size, setting.objects).to(device, loop.layout))
+        batches = repeat(synthetic_batch(fresh, setup.batch, size, setup.objects).to(device, loop.layout))
     shapes: list[Size] = []
 
     def lap() -> None:
         batch = next(batches)
         if data:
             batch = batch.to(device, loop.layout)
-            laps.mark("data")
+            timer.mark("data")
         loop.step(batch)
-        laps.mark("optimiser")
+        timer.mark("optimiser")
         shapes.append((batch.images.shape[-2], batch.images.shape[-1]))
 
-    return Timed(recipe, "train", laps, setting.batch, lap, shapes)
+    return TimedStage(recipe, "train", timer, setup.batch, lap, shapes)
 
 
 @torch.no_grad()
-def time_inference(recipe: Recipe, device: torch.device, setting: Setting, size: Size | None = None) -> Timed:
-    """The inference of one made-up picture: forward, decoding and fusion, post-processing."""
-    batch = _made_up(recipe, 1, size, 0).to(device)
+def time_inference(recipe: Recipe, device: torch.device, setup: TimingSetup, size: Size | None = None) -> TimedStage:
+    """The inference of one synthetic image: forward, decoding, and ranking (fusion, candidates, suppression)."""
+    batch = synthetic_batch(recipe, 1, size, 0).to(device)
     detector = build_detector(recipe).to(device).eval()
-    postprocess, rule = build_postprocess(recipe), Rule.parse(recipe.score)
+    postprocess = build_postprocess(recipe)
     fresh = detector(batch.images)
-    logits = _class_logits(fresh.scores(), setting.candidates, postprocess.threshold)
+    logits = _class_logits(fresh.scores(), setup.candidates, postprocess.score_thr)
     logits = F.pad(logits, (0, int(fresh.background)))  # beside a background of logit 0 a softmax is a sigmoid
     sure = None if fresh.quality is None else torch.full_like(fresh.quality, -NOTHING)
-    laps = Laps(device)
+    timer = StepTimer(device)
 
     @torch.no_grad()
     def lap() -> None:
         prediction = replace(detector(batch.images), cls=logits, quality=sure)
-        laps.mark("forward")
-        log_class = prediction.scores().log()
-        log_quality = None if prediction.quality is None else prediction.quality.float().sigmoid().log()
-        score = fuse(log_class, log_quality, rule)
-        boxes = clip(prediction.decode(), batch.sizes)
-        laps.mark("decoding and fusion")
-        postprocess(score, log_class, boxes, prediction.priors.level())
-        laps.mark("post-processing")
+        timer.mark("forward")
+        outputs = DenseOutputs.of(prediction, batch.sizes)
+        timer.mark("decoding")
+        rank(outputs, recipe.rule, postprocess)
+        timer.mark("ranking")
 
-    return Timed(recipe, "inference", laps, 1, lap, [(batch.images.shape[-2], batch.images.shape[-1])])
+    return TimedStage(recipe, "inference", timer, 1, lap, [(batch.images.shape[-2], batch.images.shape[-1])])
 
 
-def evaluation_size(recipe: Recipe) -> Size:
-    """Height and width of the largest wide picture that the recipe's evaluation transforms give."""
-    for part in reversed(recipe.image.eval):
-        transform = part.build(TRANSFORMS)
-        if isinstance(transform, ResizeExact):
-            return transform.height, transform.width
-        if isinstance(transform, Resize):
-            largest = [side if isinstance(side, int) else max(side) for side in (transform.short, transform.long)]
-            return largest[0], largest[1]
-    raise ValueError(f"recipe {recipe.name}: its evaluation does not resize, so a size must be given")
+def _marked(call: Call, timer: StepTimer, part: str) -> Call:
+    """A call whose end is marked as the end of a part."""
+
+    def marked(*arguments: Any) -> Any:
+        result = call(*arguments)
+        timer.mark(part)
+        return result
+
+    return cast(Call, marked)
 
 
-@dataclass(frozen=True)
-class Marked(Objective):
-    """An objective that marks the ends of assignment and losses."""
-
-    laps: Laps = field(kw_only=True)
-
-    def match(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> Tensor:
-        """As of any objective."""
-        matches = super().match(prediction, truths, sizes)
-        self.laps.mark("assignment")
-        return matches
-
-    def __call__(self, prediction: Prediction, truths: Truths, sizes: Tensor) -> dict[str, Tensor]:
-        """As of any objective."""
-        losses = super().__call__(prediction, truths, sizes)
-        self.laps.mark("losses")
-        return losses
-
-
-def _still(recipe: Recipe, device: torch.device, steps: int) -> Loop:
+def _zero_lr_loop(recipe: Recipe, device: torch.device, steps: int) -> Loop:
     """The training loop at a learning rate of zero: its step does all its work, and finds the same weights again."""
-    place, run = Place(0, 1, device), Run(Path(os.devnull))  # nothing is written
-    state = start(recipe, run, 0, place, resume=False)
+    context, run = DistributedContext(0, 1, device), RunFolder(Path(os.devnull))  # nothing is written
+    state = start(recipe, run, 0, context, resume=False)
     # at its usual first scale fp16 overflows and skips steps of the optimiser
     state.scaler = torch.amp.GradScaler(device.type, init_scale=1.0, enabled=recipe.schedule.precision == "fp16")
-    plan = Plan(total=steps, warmup=0, ratio=1.0, lr=0.0, decay=Decay(), length=1)
+    plan = StepSchedule(total=steps, warmup=0, ratio=1.0, lr=0.0, decay=Decay(), length=1)
     loop = Loop(
-        recipe=recipe, run=run, seed=0, place=place, plan=plan, state=state, report=lambda record: None, evaluate=None
+        recipe=recipe, run=run, seed=0, context=context, plan=plan, state=state, report=no_record, validate=None
     )
     loop.model.train()
     return loop
 
 
-def _read(recipe: Recipe, data: Path, setting: Setting) -> Iterator[Batch]:
+def _read(recipe: Recipe, data: Path, setup: TimingSetup) -> Iterator[Batch]:
     """Training batches of a data set, read by this process."""
-    pictures = training_pictures(recipe, data)
-    groups = aspect_groups(pictures.annotations) * int(recipe.image.group_aspect)
-    steps = Steps(groups, setting.batch, 0, setting.warm_up + setting.steps, seed=0)
-    return iter(loader(pictures, steps, recipe.image.pad, workers=0, pin=False))
+    images = training_images(recipe, data)
+    groups = aspect_groups(images.annotations) * int(recipe.image.group_aspect)
+    steps = Steps(groups, setup.batch, 0, setup.warm_up + setup.steps, seed=0)
+    return iter(loader(images, steps, recipe.image.pad, workers=0, pin=False))
 
 
-def _made_up(recipe: Recipe, batch: int, size: Size | None, objects: int) -> Batch:
-    """Noise in the padded size of the pictures, with objects anywhere: the log of each side uniform, and the label."""
+def synthetic_batch(recipe: Recipe, batch: int, size: Size | None, objects: int) -> Batch:
+    """Noise in the padded size of the images, with objects anywhere: the log of each side uniform, and the label."""
     height, width = size or evaluation_size(recipe)
     pad, random = recipe.image.pad, torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, *(-(-side // pad) * pad for side in (height, width)), generator=random)
@@ -237,9 +234,11 @@ def _made_up(recipe: Recipe, batch: int, size: Size | None, objects: int) -> Bat
     sides = least * (limit / least) ** torch.rand(batch, objects, 2, generator=random)
     corner = (limit - sides) * torch.rand(batch, objects, 2, generator=random)
     labels = torch.randint(recipe.data.class_count, (batch, objects), generator=random)
-    truths = Truths(torch.cat([corner, corner + sides], -1), labels, torch.ones(batch, objects, dtype=torch.bool))
+    ground_truth = GroundTruthBatch(
+        torch.cat([corner, corner + sides], -1), labels, torch.ones(batch, objects, dtype=torch.bool)
+    )
     sizes = torch.tensor([[height, width]] * batch)
-    return Batch(images, truths, sizes, torch.ones(batch, 2), torch.arange(batch))
+    return Batch(images, ground_truth, sizes, torch.ones(batch, 2), torch.arange(batch))
 
 
 def _class_logits(like: Tensor, candidates: int, threshold: float) -> Tensor:
@@ -252,24 +251,24 @@ def _class_logits(like: Tensor, candidates: int, threshold: float) -> Tensor:
     return logits.view(like.shape).to(like)
 
 
-def _rows(timed: Timed, first: Timed, setting: Setting) -> list[Row]:
+def _rows(timed: TimedStage, first: TimedStage, setup: TimingSetup) -> list[Row]:
     """Median and spread of every part and of all together.
 
     share: of the sum of the parts' medians; hours: of the recipe's epochs on train2017 at this pace; height, width: of
     the network's largest input, with its padding.
     """
-    recipe, laps = timed.recipe, timed.laps
-    measured = laps.seconds[setting.warm_up :]
+    recipe, timer = timed.recipe, timed.timer
+    measured = timer.seconds[setup.warm_up :]
     times = {part: [1000 * lap[part] for lap in measured] for part in measured[0]}
     medians = {part: statistics.median(values) for part, values in times.items()}
     whole = sum(medians.values())
     shares = {part: median / whole for part, median in medians.items()}
     times["total"] = [1000 * sum(lap.values()) for lap in measured]
-    others = [1000 * sum(lap.values()) for lap in first.laps.seconds[setting.warm_up :]]
+    others = [1000 * sum(lap.values()) for lap in first.timer.seconds[setup.warm_up :]]
     # a clock that is too coarse for the work may show no time at all
     turns = [mine / other for mine, other in zip(times["total"], others, strict=True) if other]
     pace = 1000 * timed.batch / statistics.median(times["total"]) if statistics.median(times["total"]) else math.nan
-    pictures = (recipe.schedule.epochs or math.nan) * TRAIN2017
+    images = (recipe.schedule.epochs or math.nan) * TRAINING_IMAGES["coco"]
     shape = max(timed.shapes, key=math.prod)
     return [
         {
@@ -283,12 +282,12 @@ def _rows(timed: Timed, first: Timed, setting: Setting) -> list[Row]:
             "share": shares.get(part, 1.0),
             "ratio": statistics.median(turns) if part == "total" and turns else math.nan,
             "images_per_s": pace if part == "total" else math.nan,
-            "hours": pictures / pace / 3600 if part == "total" and timed.stage == "train" else math.nan,
-            **asdict(replace(setting, batch=timed.batch)),
+            "hours": images / pace / 3600 if part == "total" and timed.stage == "train" else math.nan,
+            **asdict(replace(setup, batch=timed.batch)),
             "height": shape[0],
             "width": shape[1],
             "precision": recipe.schedule.precision if timed.stage == "train" else "fp32",
-            "device": torch.cuda.get_device_name(laps.device) if laps.device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name(timer.device) if timer.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }

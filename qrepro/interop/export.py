@@ -28,10 +28,13 @@ from torch.export import Dim, ExportedProgram
 from qrepro import __version__
 from qrepro.detector import Detector, Prediction
 from qrepro.engine.checkpoint import load, restore_detector
-from qrepro.experiments.timing import Size, evaluation_size
-from qrepro.recipe import Recipe, checked
+from qrepro.engine.datasets import evaluation_size
+from qrepro.recipe import Recipe
+from qrepro.recipe.axes import checked
 from qrepro.recipe.build import build_detector
 from qrepro.records.atomic import replacing, write_text
+from qrepro.records.boxes import xywh_of
+from qrepro.records.ground_truth import BOX
 
 TOLERANCE = 1e-4  # of the largest value of an output: more than rounding in another order, less than anything wrong
 OPSET = 20  # of ONNX: has both ways of reading features at points, GridSample and DeformConv
@@ -100,8 +103,8 @@ def read_exported(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
     try:
         given = json.loads(values)
-        if foreign := sorted({kind for kind in _kinds(given) if ":" in kind}):
-            raise ValueError(f"{path}: its recipe names code outside of qrepro, {foreign[0]}; it is not run for a file")
+        if outside := sorted({kind for kind in _kinds(given) if ":" in kind}):
+            raise ValueError(f"{path}: its recipe names code outside of qrepro, {outside[0]}; it is not run for a file")
         recipe = checked(given, str(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: the recipe in its metadata is broken JSON ({error})") from error
@@ -129,7 +132,7 @@ def write_coco(path: Path, detections: pd.DataFrame) -> None:
     detections: frame with image_id, category_id, x1, y1, x2, y2 (px of the original image), score and, perhaps NaN,
     class_score and quality, which a record has beside the score where they are defined.
     """
-    boxes = _boxes(detections).tolist()
+    boxes = xywh_of(detections[BOX]).tolist()
     ids = (detections[name].tolist() for name in ("image_id", "category_id"))
     scores = {name: detections[name].astype(np.float64).tolist() for name in ("score", "class_score", "quality")}
     records = [
@@ -152,7 +155,7 @@ def write_submission(folder: Path, split: str, name: str, detections: pd.DataFra
     """
     method = re.sub(r"[^\w.-]+|_", "-", name)
     stem = f"detections_{split}_{method}_results"
-    boxes = _boxes(detections).round(2).tolist()
+    boxes = xywh_of(detections[BOX]).round(2).tolist()
     scores = detections["score"].astype(np.float64).round(6).tolist()
     ids = (detections[column].tolist() for column in ("image_id", "category_id"))
     records = [
@@ -165,17 +168,11 @@ def write_submission(folder: Path, split: str, name: str, detections: pd.DataFra
     return path
 
 
-def _boxes(detections: pd.DataFrame) -> np.ndarray:
-    """(N, 4) boxes as COCO has them: x, y, width, height."""
-    corners = detections[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)  # sides of float32 corners are exact in it
-    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-
-
 class Named(nn.Module):
     """A detector whose outputs are tensors with names.
 
     images: (N, 3, H, W) RGB pixels from 0 to 255, less the recipe's `image.mean` and divided by its `image.std`; the
-    right and bottom of smaller pictures are 0. N pictures, R locations, level after level as `levels` counts them.
+    right and bottom of smaller images are 0. N images, R locations, level after level as `levels` counts them.
 
     class_logits: (N, R, C); with `head.scores: softmax` the last channel is the background.
     box_output: (N, R, channels) of the representation `box` of the recipe.
@@ -208,9 +205,9 @@ def named(prediction: Prediction) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Traced:
-    """A detector as a graph, for any number of pictures of one size.
+    """A detector as a graph, for any number of images of one size.
 
-    metadata: of its origin, and `levels`: JSON [[stride, priors], ...] of each, finest first; images, outputs: pictures
+    metadata: of its origin, and `levels`: JSON [[stride, priors], ...] of each, finest first; images, outputs: images
     that it was not traced with, and what the detector itself makes of them.
     """
 
@@ -234,15 +231,15 @@ class Traced:
         return worst
 
 
-def input_size(recipe: Recipe, size: Size | None = None) -> Size:
-    """Height and width of the network's input for pictures of a size, by default the largest of evaluation."""
+def input_size(recipe: Recipe, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Height and width of the network's input for images of a size, by default the largest of evaluation."""
     height, width = size or evaluation_size(recipe)
     pad = recipe.image.pad
     return -(-height // pad) * pad, -(-width // pad) * pad
 
 
 @torch.no_grad()
-def trace(detector: Detector, origin: Origin, size: Size) -> Traced:
+def trace(detector: Detector, origin: Origin, size: tuple[int, int]) -> Traced:
     """The graph of a detector on a CPU for inputs of a height and width, in evaluation mode."""
     random = torch.Generator().manual_seed(0)
     images, traced_with = (torch.randn(number, 3, *size, generator=random) for number in (2, 3))

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from qrepro.engine import checkpoint
-from qrepro.engine.run import Run
+from qrepro.engine.card import run_card
 from qrepro.interop.config import read_config
 from qrepro.interop.export import read_exported
 from qrepro.interop.mmdet import Imported, convert
-from qrepro.interop.unpickle import Foreign, read_foreign
+from qrepro.interop.unpickle import ExternalCheckpoint, read_external
 from qrepro.interop.zoo import digest
+from qrepro.recipe.axes import network_hash
+from qrepro.records.run_folder import RunFolder
 
 
 def import_checkpoint(
@@ -24,22 +26,22 @@ def import_checkpoint(
     Raises `ValueError` for a file that is not readable or not safe, a detector that is not known, a recipe that does
     not fit, and a folder that holds a run.
     """
-    run = Run(folder)
+    run = RunFolder(folder)
     if run.last.exists() and not overwrite:
         raise ValueError(f"{folder}: holds a run already; --overwrite replaces it, --out names another folder")
-    foreign = read_foreign(file)
-    if "values" in foreign.meta:  # which `qrepro export` writes
+    external = read_external(file)
+    if "values" in external.meta:  # which `qrepro export` writes
         if recipe or overrides:
             raise ValueError(f"{file}: says itself what it is, --recipe and --set are for files of other projects")
         imported, version = Imported(*read_exported(file), []), ""
     else:
-        imported, version = _converted(file, foreign, recipe, overrides)
+        imported, version = _converted(file, external, recipe, overrides)
     made = imported.recipe
     content = {
         "recipe": made.name,
         "profile": made.profile,
         "hash": made.hash,
-        "model_hash": made.model_hash,
+        "model_hash": network_hash(made),
         "seed": 0,
         "step": 0,
         "model": imported.state,
@@ -48,21 +50,23 @@ def import_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     run.clear()
     origin = {"file": file.name, "sha256": digest(file), "mmdet_version": version}
-    run.write_card(made, 0, imported=origin, steps=0)
+    run.write_card(run_card(made, 0, imported=origin, steps=0))
     checkpoint.save(run.last, content)
     return imported
 
 
-def _converted(file: Path, foreign: Foreign, recipe: str | None, overrides: list[str] | None) -> tuple[Imported, str]:
+def _converted(
+    file: Path, external: ExternalCheckpoint, recipe: str | None, overrides: list[str] | None
+) -> tuple[Imported, str]:
     """A checkpoint of another project, and the version of MMDetection that wrote it."""
-    meta = foreign.meta
+    meta = external.meta
     text, version = meta.get("config") or meta.get("cfg") or "", str(meta.get("mmdet_version") or "")
     try:
         config = read_config(text) if isinstance(text, str) else {}
-        imported = convert(foreign.state, config, version, recipe, overrides, class_names(meta))
+        imported = convert(external.state, config, version, recipe, overrides, class_names(meta))
     except ValueError as error:
         raise ValueError(f"checkpoint {file}: {error}") from error
-    imported.left.extend(foreign.left)
+    imported.unused.extend(external.unused)
     return imported, version
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from qrepro.interop.config import Values, at
-from qrepro.recipe import Recipe, resolve
+from qrepro.recipe import Recipe
+from qrepro.recipe.axes import resolve
 from qrepro.recipe.build import build_detector
 
 State = Mapping[str, Tensor]
@@ -60,17 +61,20 @@ LAYERS = {
     "reppoints_pts_refine_out": "refine_out",
 }
 RES2NET = "backbone.layer1.0.convs.0.weight"  # an entry that no other backbone has
-FIRST = ("backbone.conv1.weight", "backbone.conv1.0.weight", "backbone.features.0.weight")  # what reads a picture
+FIRST = ("backbone.conv1.weight", "backbone.conv1.0.weight", "backbone.features.0.weight")  # what reads a image
 WITHOUT_PARAMETERS = ("bbox_head.integral.project",)  # buffers that are values of the recipe here
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A foreign detector. state: all entries of our network; left: entries of the file that were not used."""
+    """A detector of another project.
+
+    State: all entries of our network; unused: entries of the file that no parameter takes.
+    """
 
     recipe: Recipe
     state: dict[str, Tensor]
-    left: list[str]
+    unused: list[str]
 
 
 def convert(
@@ -104,8 +108,10 @@ def convert(
     with torch.device("meta"):
         wanted = build_detector(found).state_dict()
     _fits(entries, wanted, name)
-    left = [theirs for theirs, mine in names.items() if mine not in wanted and theirs not in WITHOUT_PARAMETERS]
-    return Imported(found, {key: entries.get(key, torch.zeros((), dtype=torch.int64)) for key in wanted}, sorted(left))
+    unused = [theirs for theirs, mine in names.items() if mine not in wanted and theirs not in WITHOUT_PARAMETERS]
+    return Imported(
+        found, {key: entries.get(key, torch.zeros((), dtype=torch.int64)) for key in wanted}, sorted(unused)
+    )
 
 
 def recognised(state: State) -> str:
@@ -128,7 +134,7 @@ def recognised(state: State) -> str:
 
 
 def reads_bgr(config: Values) -> bool:
-    """Whether the network was trained on pictures whose channels are blue, green, red."""
+    """Whether the network was trained on images whose channels are blue, green, red."""
     rgb = at(config, "model", "data_preprocessor", "bgr_to_rgb")
     return (at(config, "img_norm_cfg", "to_rgb") if rgb is None else rgb) is False
 
@@ -169,7 +175,7 @@ def _from_shapes(state: State) -> Changes:
         at_points = "bbox_head.vfnet_cls_dconv.weight" in state or "bbox_head.reppoints_cls_conv.weight" in state
         changes["head.convs"] = last + 1 + at_points
     if (reg := state.get("bbox_head.gfl_reg.weight")) is not None:
-        changes["box.n"] = reg.shape[0] // 4 - 1
+        changes["box_coder.n"] = reg.shape[0] // 4 - 1
     if (conf := state.get("bbox_head.reg_conf.0.weight")) is not None:
         changes |= {"quality.hidden": conf.shape[0], "quality.k": conf.shape[1] // 4 - 1}
     changes |= _classes(state)
@@ -250,18 +256,18 @@ def _from_config(config: Values, state: State) -> Changes:
         changes["neck.relu"] = relu
     changes |= dict(_anchors(head, state))
     if stds := at(head, "bbox_coder", "target_stds"):
-        changes["box.stds"] = stds
+        changes["box_coder.stds"] = stds
     if "bbox_head.conv_centerness.weight" in state and head:
         plain = not at(head, "norm_on_bbox")
-        changes |= {"box.activation": "exp" if plain else "clamp", "box.unit": "pixel" if plain else "cell"}
+        changes |= {"box_coder.activation": "exp" if plain else "clamp", "box_coder.unit": "pixel" if plain else "cell"}
         changes["head.quality_on"] = "box" if at(head, "centerness_on_reg") else "class"
     test = at(model, "test_cfg") or at(config, "test_cfg") or {}
     nms = at(test, "nms") or {}
     settings = {
-        "per_level": at(test, "nms_pre"),
-        "threshold": at(test, "score_thr"),
-        "nms": at(nms, "iou_threshold") or at(nms, "iou_thr"),
-        "keep": at(test, "max_per_img"),
+        "nms_pre": at(test, "nms_pre"),
+        "score_thr": at(test, "score_thr"),
+        "iou_thr": at(nms, "iou_threshold") or at(nms, "iou_thr"),
+        "max_per_img": at(test, "max_per_img"),
     }
     return changes | {f"postprocess.{key}": value for key, value in settings.items() if value is not None}
 
@@ -303,7 +309,7 @@ def _candidates(version: str) -> Changes:
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
     rule = "locations" if numbers and numbers < (2, 18) else "pairs"
     gates: Changes = (
-        {} if rule == "locations" else {"postprocess.threshold_on": "class", "postprocess.limit_by": "class"}
+        {} if rule == "locations" else {"postprocess.score_thr_on": "class", "postprocess.rank_by": "class"}
     )
     return {"postprocess.candidates": rule, **gates}
 

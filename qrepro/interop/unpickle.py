@@ -27,20 +27,20 @@ DEEPEST, MOST = 50, 100_000  # levels and values of meta; beyond them only a hos
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalCheckpoint:
     """What a checkpoint of another project holds.
 
     state: tensors on the CPU by name, without the prefix `module.`; meta: its entry `meta` or, of .safetensors, the
-    header, made of strings, numbers, None, lists and dicts: for anything else stands the name of its type; left:
+    header, made of strings, numbers, None, lists and dicts: for anything else stands the name of its type; unused:
     entries that are not in `state`, since they are an exponential average (`ema_...`) or no tensor.
     """
 
     state: dict[str, Tensor]
     meta: dict[str, Any]
-    left: list[str]
+    unused: list[str]
 
 
-def read_foreign(path: Path) -> Foreign:
+def read_external(path: Path) -> ExternalCheckpoint:
     """Read a checkpoint of MMDetection, a bare state dict, `{"model": state dict}` or a .safetensors file.
 
     Raises `ValueError`, in one line, where there is no such file, it is not readable, it would load or call anything
@@ -94,18 +94,18 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_MODULE)
 
 
-def _foreign(content: Any, size: int) -> Foreign:
+def _foreign(content: Any, size: int) -> ExternalCheckpoint:
     """Tensors and meta data of a file of `size` bytes."""
     if not isinstance(content, dict):
         raise _Refused(f"holds no state dict but a {_type(content)}")
     entries = next((content[key] for key in STATES if isinstance(content.get(key), dict)), content)
     state: dict[str, Tensor] = {}
-    left = [key for key in AVERAGES if key in content and entries is not content]
+    unused = [key for key in AVERAGES if key in content and entries is not content]
     for key, value in entries.items():
         name = str(_plain(key, depth=DEEPEST)).removeprefix("module.")
         given = isinstance(value, Tensor) and value.device.type == "cpu"  # on device `meta` it has no values
         if not isinstance(key, str) or not given or name.startswith("ema_"):
-            left.append(name)
+            unused.append(name)
             continue
         if name in state:
             raise _Refused(f"holds both {_shown(name)} and module.{_shown(name)}")
@@ -116,7 +116,7 @@ def _foreign(content: Any, size: int) -> Foreign:
     if not state:
         raise _Refused("holds no tensors")
     meta = content.get("meta") if entries is not content else None
-    return Foreign(state, _plain(meta) if isinstance(meta, dict) else {}, left)
+    return ExternalCheckpoint(state, _plain(meta) if isinstance(meta, dict) else {}, unused)
 
 
 def _plain(value: Any, room: Iterator[int] | None = None, depth: int = 0) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qrepro.data.fetch import Progress, fetch, silent
 from qrepro.recipe import recipe_root
-from qrepro.recipe.parts import nearest
+from qrepro.records.kinds import nearest
 
 
 @dataclass(frozen=True)

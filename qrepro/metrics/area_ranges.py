@@ -1,4 +1,4 @@
-"""Small, medium and large: the sides of squares that part them, and the ranges of area between.
+"""Small, medium and large objects: the square sides that separate them, and the ranges of area between these sides.
 
 As in pycocotools both ends of a range belong to it, so that an object of exactly 32^2 px^2 is both small and medium.
 """
@@ -6,6 +6,9 @@ As in pycocotools both ends of a range belong to it, so that an object of exactl
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+
+from qrepro.records.columns import Column
 
 Sides = tuple[float, float]
 Range = tuple[float, float]
@@ -16,7 +19,17 @@ _LARGEST = 1e5  # px; pycocotools' own limit of an area is its square
 
 
 def areas(sides: Sides) -> dict[str, Range]:
-    """Ranges of area in px^2 of all, small, medium and large objects, for the two sides in px that part them."""
+    """Return the ranges of area of all, small, medium and large objects.
+
+    Args:
+        sides: The two sides in px of the squares that separate small from medium and medium from large.
+
+    Returns:
+        Ranges (low, high) in px^2 by the names "all", "small", "medium" and "large".
+
+    Raises:
+        ValueError: If the sides do not increase from above 0 to below 1e5 px.
+    """
     low, high = sides
     if not 0 < low < high < _LARGEST:
         raise ValueError(
@@ -26,22 +39,49 @@ def areas(sides: Sides) -> dict[str, Range]:
     return {"all": (0.0, most), "small": (0.0, low**2), "medium": (low**2, high**2), "large": (high**2, most)}
 
 
-def outside(area: np.ndarray, bounds: Range) -> np.ndarray:
-    """Whether areas (N,) in px^2 lie outside a range."""
+def outside(area: NDArray[np.float64], bounds: Range) -> NDArray[np.bool_]:
+    """Tell which areas lie outside a range.
+
+    Args:
+        area: (N,) in px^2.
+        bounds: Lowest and highest area of the range in px^2, both included.
+
+    Returns:
+        (N,) mask.
+    """
     return (area < bounds[0]) | (area > bounds[1])
 
 
 def size_columns(metric: str, sides: Sides) -> dict[str, Range]:
-    """Ranges by the column of a metric for small, medium and large objects: AP gives APS, APM, APL."""
+    """Return the ranges of area by the column of a metric for small, medium and large objects.
+
+    Args:
+        metric: Name of the metric; AP gives the columns APS, APM and APL.
+        sides: The two sides in px, as for `areas`.
+
+    Returns:
+        Ranges (low, high) in px^2 by column.
+    """
     return {f"{metric}{name[0].upper()}": bounds for name, bounds in areas(sides).items() if name != "all"}
 
 
 def size_note(sides: Sides) -> str:
-    """What S, M and L mean, in words."""
+    """Explain S, M and L in words, for two sides in px."""
     low, high = (f"{side:g}²" for side in sides)
-    return f"S, M, L: area below {low}, {low} to {high}, above {high} px² of the original picture"
+    return f"S, M, L: area below {low}, {low} to {high}, above {high} px² of the original image"
 
 
 def size_text(sides: Sides) -> str:
-    """The sides as a cell of a table, such as 64/192: a spreadsheet takes 64,192 for one number."""
+    """Write two sides as a cell of a table, such as 64/192: a spreadsheet takes 64,192 for one number."""
     return "/".join(f"{side:g}" for side in sides)
+
+
+def column_sides(column: Column) -> Sides:
+    """Sides in px that part the sizes of a column: PASSD's for mAP; no other of the papers has mAPS, mAPM, mAPL."""
+    return SIZES["passd" if column.family == "mAP" else "coco"]
+
+
+def column_area(column: Column) -> Range:
+    """Range of area in px^2 of the objects that count in a column."""
+    sides = column_sides(column)
+    return size_columns("", sides)[column.size] if column.size else areas(sides)["all"]

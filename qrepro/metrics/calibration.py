@@ -1,13 +1,13 @@
-"""How far the confidence of detections is from what they are worth: D-ECE, LaECE, LaECE0 and LaACE0.
+"""Calibration errors of detections: D-ECE, LaECE, LaECE0 and LaACE0.
 
-Each compares the score p of a detection with a target t, its truth being the one that COCO's greedy matching at tau
-gives it:
+Each compares the score p of a detection with a target t; the object that a detection took is the one that COCO's greedy
+matching at tau gives it:
 
     D-ECE           t = 1 for a true positive, else 0: confidence against precision.
                     Küppers et al., CVPR Workshops 2020 (arXiv 2004.13546).
     LaECE           t = IoU of a true positive, else 0: confidence against precision x mean IoU of the true positives.
                     Oksuz et al., CVPR 2023 (arXiv 2307.00934).
-    LaECE0, LaACE0  as LaECE with tau = 0, so that t is the IoU with the truth taken, however small; LaACE0 with every
+    LaECE0, LaACE0  as LaECE with tau = 0, so that t is the IoU with the object taken, however small; LaACE0 with every
                     detection in a bin of its own. Kuzucu et al., ECCV 2024 (arXiv 2405.20459).
 
 With n detections in bins b of n_b, the error of a group (all detections together, or those of one class) is
@@ -16,24 +16,26 @@ With n detections in bins b of n_b, the error of a group (all detections togethe
 
 and that of a metric with pooling "class" the mean over classes. All values are shares; the papers print percent.
 
-What counts: detections of the floor or more, also those in images without truth (t = 0); those that took an ignored
-truth (crowd, difficult) are left out. The matching is greedy in the order of score, so that detections below the floor
-change no match above it. A class with truth but without detection has no error and is not in the mean; a class without
-truth is not in the mean either, but its detections count as wrong where all classes are pooled.
+Detections count from the score threshold (`score_thr`) on, also those in images without ground truth (t = 0); those
+that took an ignored object (crowd, difficult) are left out. The matching is greedy in the order of score, so that
+detections below the score threshold change no match above it. A class with ground truth but without detection has no
+error and is not in the mean; a class without ground truth is not in the mean either, but its detections count as wrong
+where all classes are pooled.
 
-None of these errors sees what is missed, so that a high floor can make each of them small: print them beside LRP or AP.
+None of these errors sees what is missed, so that a high score threshold can make each of them small: print them beside
+LRP or AP.
 
 The published numbers differ in options, which is why each is printed with its own. Defaults are those of public code:
 D-ECE as Kuzucu et al. evaluate it (10 pooled bins, tau 0.5, scores of 0.3 on, greedy matching), with netcal's bins,
 closed on the left. The detection example of netcal, the library of Küppers et al., has 20 bins per class instead, and
-counts every detection as true whose most overlapped truth has its class and an IoU of tau, duplicates too; matching
+counts every detection as true whose most overlapped object has its class and an IoU of tau, duplicates too; matching
 "any" is close to that. LaECE: tau 0.1, 25 bins closed on the left. LaECE0: 25 bins closed on the right. For both, the
-authors keep what reaches the threshold of oLRP, found per class on a validation split: give it as the floor.
+authors keep what reaches the threshold of oLRP, found per class on a validation split: give it as the score_thr.
 
-Where this differs from the authors' code: at tau = 0 theirs lets a detection take a free truth that it does not overlap
-at all, out of the reach of a later one that does; their LaACE0 counts ignored detections with t = 0; their LaECE takes
-a class without truth or detection into the mean as 0 and drops scores of exactly 1; their LaECE0 and LaACE0 leave a
-class of error 0 out of the mean.
+Differences from the authors' code: at tau = 0 theirs lets a detection take a free object that it does not overlap at
+all, out of the reach of a later one that does; their LaACE0 counts ignored detections with t = 0; their LaECE takes a
+class without ground truth or detection into the mean as 0 and drops scores of exactly 1; their LaECE0 and LaACE0 leave
+a class of error 0 out of the mean.
 """
 
 from __future__ import annotations
@@ -41,31 +43,38 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from qrepro.metrics.iou import iou_eval
 from qrepro.metrics.matching import Matches, match
-from qrepro.records.ground_truth import Truths
+from qrepro.records.ground_truth import GroundTruth
 
 TARGETS, POOLINGS, SIDES, MATCHINGS = ("precision", "iou"), ("all", "class"), ("left", "right"), ("greedy", "any")
+
+Row = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
 class Metric:
     """A calibration error by all that defines its value; `dataclasses.replace` makes a variant.
 
-    name: as printed.
-    target: "precision" (1 for a true positive) or "iou" (its IoU).
-    tau: IoU in [0, 1] from which a detection is a true positive; 0 takes any overlap.
-    bins: of equal width over [0, 1], whatever the floor; None for one bin per detection.
-    pooling: "all" detections together, or per "class" and then the mean.
-    floor: scores from this one on are kept; one for all or one per category id. Of NaN, no detection is kept.
-    closed: the end of a bin that belongs to it; the outermost ends always do.
-    matching: "greedy", one detection per truth, or "any": every detection that overlaps a truth of its class by tau is
-        a true positive, duplicates too.
+    Attributes:
+        name: As printed.
+        target: "precision" (1 for a true positive) or "iou" (its IoU).
+        tau: IoU in [0, 1] from which a detection is a true positive; 0 takes any overlap.
+        bins: Number of bins of equal width over [0, 1], whatever the score_thr; None for one bin per detection.
+        pooling: "all" detections together, or per "class" and then the mean.
+        score_thr: Score threshold in [0, 1] from which detections are kept; one for all or one per category id. For
+            NaN, no detection is kept.
+        closed: The end of a bin that belongs to it, "left" or "right"; the outermost ends always do.
+        matching: "greedy", one detection per object, or "any": every detection that overlaps an object of its class by
+            tau is a true positive, duplicates too.
+
+    Raises:
+        ValueError: If a value is not one of those allowed.
     """
 
     name: str
@@ -73,7 +82,7 @@ class Metric:
     tau: float
     bins: int | None
     pooling: str
-    floor: float | Mapping[int, float] = 0.0
+    score_thr: float | Mapping[int, float] = 0.0
     closed: str = "left"
     matching: str = "greedy"
 
@@ -88,12 +97,12 @@ class Metric:
             raise ValueError(f"{self.name}: bins must be at least 1, or None for one per detection, got {self.bins}")
         if not 0 <= self.tau <= 1:
             raise ValueError(f"{self.name}: tau must lie in [0, 1], got {self.tau}")
-        for floor in self.floor.values() if isinstance(self.floor, Mapping) else [self.floor]:
-            if floor < 0 or floor > 1:
-                raise ValueError(f"{self.name}: floor must lie in [0, 1], got {floor}")
+        for score_thr in self.score_thr.values() if isinstance(self.score_thr, Mapping) else [self.score_thr]:
+            if score_thr < 0 or score_thr > 1:
+                raise ValueError(f"{self.name}: score_thr must lie in [0, 1], got {score_thr}")
 
 
-D_ECE = Metric("D-ECE", target="precision", tau=0.5, bins=10, pooling="all", floor=0.3)
+D_ECE = Metric("D-ECE", target="precision", tau=0.5, bins=10, pooling="all", score_thr=0.3)
 LAECE = Metric("LaECE", target="iou", tau=0.1, bins=25, pooling="class")
 LAECE0 = Metric("LaECE0", target="iou", tau=0.0, bins=25, pooling="class", closed="right")
 LAACE0 = Metric("LaACE0", target="iou", tau=0.0, bins=None, pooling="class")
@@ -102,27 +111,38 @@ BINNED = (D_ECE, LAECE, LAECE0)
 
 
 def calibration_rows(
-    truths: Truths, detections: pd.DataFrame, metrics: Sequence[Metric] = METRICS, *, max_dets: int = 100
-) -> list[dict[str, Any]]:
-    """One row per metric.
+    ground_truth: GroundTruth, detections: pd.DataFrame, metrics: Sequence[Metric] = METRICS, *, max_dets: int = 100
+) -> list[Row]:
+    """Compute calibration errors.
 
-    detections: scores must lie in [0, 1].
-    max_dets: best detections kept per image and category, before the floor.
-    Returns rows of
-        metric, value: the error, a share in [0, 1]; NaN where no detection counts;
-        n: detections it is over;
-        classes: those that they belong to; for pooling "class" the classes in the mean;
-        classes_with_truth: those of the ground truth; for pooling "class" the rest of them had no detection;
-        target, tau, floor ("per class" where it is not one number), bins ("one per detection" for None), closed,
-        pooling, matching, max_dets: what defines it.
+    Args:
+        ground_truth: Ground truth, of which are read `annotations` (image_id, category_id, x1, y1, x2, y2 in px, area
+            in px^2, iscrowd), `images` (id) and `categories` (id, name).
+        detections: Frame with image_id, category_id, x1, y1, x2, y2 (px of the original image) and score in [0, 1].
+        metrics: The errors to compute, at least one.
+        max_dets: Number of best detections kept per image and category, before the score_thr.
+
+    Returns:
+        One row per metric, with
+            metric, value: the error, a share in [0, 1]; NaN where no detection counts;
+            n: number of detections it is over;
+            classes: number of classes that they belong to; for pooling "class" the classes in the mean;
+            classes_with_truth: number of classes of the ground truth; for pooling "class" the rest of them had no
+                detection;
+            target, tau, score_thr ("per class" where it is not one number), bins ("one per detection" for None),
+            closed, pooling, matching, max_dets: what defines it.
+
+    Raises:
+        ValueError: If no metric is given, a score lies outside [0, 1], a category has no score_thr, `max_dets` is below
+            1, or the detections are refused (see `check_detections`).
     """
-    rows = []
-    for metric, sample in zip(metrics, _samples(truths, detections, metrics, max_dets), strict=True):
+    rows: list[Row] = []
+    for metric, sample in zip(metrics, _samples(ground_truth, detections, metrics, max_dets), strict=True):
         errors = _errors(metric, sample)
         counts = {
             "n": len(sample.score),
             "classes": len(np.unique(sample.category)),
-            "classes_with_truth": int(sample.with_truth.sum()),
+            "classes_with_truth": int(sample.with_gt.sum()),
         }
         value = float(np.nanmean(errors)) if len(sample.score) else math.nan
         rows.append({"metric": metric.name, "value": value, **counts, **_options(metric, max_dets)})
@@ -130,32 +150,45 @@ def calibration_rows(
 
 
 def reliability_rows(
-    truths: Truths, detections: pd.DataFrame, metrics: Sequence[Metric] = BINNED, *, max_dets: int = 100
-) -> list[dict[str, Any]]:
-    """One row per bin that holds a detection: what a reliability diagram draws.
+    ground_truth: GroundTruth, detections: pd.DataFrame, metrics: Sequence[Metric] = BINNED, *, max_dets: int = 100
+) -> list[Row]:
+    """Bin the detections by confidence, as a reliability diagram draws them.
 
-    metrics: those with bins.   detections, max_dets: as in `calibration_rows`.
-    Returns, metric by metric, rows of class "all" and, for pooling "class", of every class with truth as well. The
-    error of a class is the sum over its rows of share x |gap|. For pooling "class" the rows of "all" hold the
-    detections of the classes in the mean together: a diagram of the whole, which does not add up to that mean.
-        metric, class; low, high: ends of the bin;
-        n: detections in it; share: n / those of the class;
-        mean_confidence: mean p; observed: mean t, that is precision, times the mean IoU of true positives for target
-            "iou"; gap: mean_confidence - observed, positive for a detector that believes too much;
-        target, tau, floor (of the class, in its rows), bins, closed, pooling, matching, max_dets: as in
+    Args:
+        ground_truth: As for `calibration_rows`.
+        detections: As for `calibration_rows`.
+        metrics: Errors with bins, at least one.
+        max_dets: As for `calibration_rows`.
+
+    Returns:
+        One row per bin that holds a detection, metric by metric: for pooling "class" the bins of every class with
+        ground truth, then always those of class "all". The error of a class is the sum over its rows of share x |gap|.
+        For pooling "class" the rows of "all" hold the detections of the classes in the mean together: a diagram of the
+        whole, which does not add up to that mean. The columns are
+            metric, class;
+            low, high: ends of the bin;
+            n: number of detections in it;
+            share: n / the number of detections of the class;
+            mean_confidence: mean p;
+            observed: mean t, that is precision, times the mean IoU of true positives for target "iou";
+            gap: mean_confidence - observed, positive for an overconfident detector;
+            target, tau, score_thr (of the class, in its rows), bins, closed, pooling, matching, max_dets: as in
             `calibration_rows`.
+
+    Raises:
+        ValueError: If a metric has no bins, and as `calibration_rows`.
     """
     unbinned = [metric.name for metric in metrics if metric.bins is None]
     if unbinned:
         raise ValueError(f"{unbinned[0]} has no bins, and so no reliability diagram")
-    names = truths.categories["name"].tolist()
-    rows = []
-    for metric, sample in zip(metrics, _samples(truths, detections, metrics, max_dets), strict=True):
+    names = ground_truth.categories["name"].tolist()
+    rows: list[Row] = []
+    for metric, sample in zip(metrics, _samples(ground_truth, detections, metrics, max_dets), strict=True):
         options = _options(metric, max_dets)
         if metric.pooling == "class":
-            floors = _floors(metric, truths).tolist()
+            floors = _floors(metric, ground_truth).tolist()
             for k, row in _bins(metric, sample, sample.category):
-                rows.append({"metric": metric.name, "class": names[k], **row, **options, "floor": floors[k]})
+                rows.append({"metric": metric.name, "class": names[k], **row, **options, "score_thr": floors[k]})
         for _, row in _bins(metric, sample, np.zeros_like(sample.category)):
             rows.append({"metric": metric.name, "class": "all", **row, **options})
     return rows
@@ -163,37 +196,48 @@ def reliability_rows(
 
 @dataclass(frozen=True, eq=False)
 class _Sample:
-    """The detections that count for a metric: score, target, category (N,); with_truth (K,) bool per category."""
+    """The detections that count for a metric.
 
-    score: np.ndarray
-    target: np.ndarray
-    category: np.ndarray
-    with_truth: np.ndarray
+    Attributes:
+        score: (N,) confidence p.
+        target: (N,) target t.
+        category: (N,) index of the category.
+        with_gt: (K,) whether a category has ground truth.
+    """
+
+    score: NDArray[np.float64]
+    target: NDArray[np.float64]
+    category: NDArray[np.int64]
+    with_gt: NDArray[np.bool_]
 
 
-def _samples(truths: Truths, detections: pd.DataFrame, metrics: Sequence[Metric], max_dets: int) -> list[_Sample]:
+def _samples(
+    ground_truth: GroundTruth, detections: pd.DataFrame, metrics: Sequence[Metric], max_dets: int
+) -> list[_Sample]:
     """The sample of every metric, from one matching."""
     if not metrics:
         raise ValueError("at least one metric is needed")
-    floors = [_floors(metric, truths) for metric in metrics]
+    floors = [_floors(metric, ground_truth) for metric in metrics]
     if "score" in detections:
         _check_confidence(detections["score"].to_numpy())
     taus = sorted({metric.tau for metric in metrics})
-    matches = match(truths, detections, taus, max_dets=max_dets)
-    best = iou_eval(truths, detections)[matches.row] if any(metric.matching == "any" for metric in metrics) else None
-    with_truth = np.bincount(matches.truth_category, minlength=matches.categories) > 0
+    matches = match(ground_truth, detections, taus, max_dets=max_dets)
+    best = (
+        iou_eval(ground_truth, detections)[matches.row] if any(metric.matching == "any" for metric in metrics) else None
+    )
+    with_gt = np.bincount(matches.gt_category, minlength=matches.categories) > 0
     samples = []
-    for metric, floor in zip(metrics, floors, strict=True):
+    for metric, score_thr in zip(metrics, floors, strict=True):
         hit, iou, counted = _verdicts(matches, taus.index(metric.tau), best if metric.matching == "any" else None)
-        kept = counted & (matches.score >= floor[matches.category])
+        kept = counted & (matches.score >= score_thr[matches.category])
         if metric.pooling == "class":
-            kept &= with_truth[matches.category]
+            kept &= with_gt[matches.category]
         target = np.where(hit, iou if metric.target == "iou" else 1.0, 0.0)
-        samples.append(_Sample(matches.score[kept], target[kept], matches.category[kept], with_truth))
+        samples.append(_Sample(matches.score[kept], target[kept], matches.category[kept], with_gt))
     return samples
 
 
-def _check_confidence(score: np.ndarray) -> None:
+def _check_confidence(score: NDArray[np.float64]) -> None:
     """Refuse scores that are no confidence; what is not a number at all the matching refuses."""
     outside = np.flatnonzero((score < 0) | (score > 1))
     if len(outside):
@@ -201,10 +245,12 @@ def _check_confidence(score: np.ndarray) -> None:
         raise ValueError(f"detections[{first}]: a confidence must lie in [0, 1], got {score[first]}{more}")
 
 
-def _verdicts(matches: Matches, t: int, best: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _verdicts(
+    matches: Matches, t: int, best: NDArray[np.float64] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]:
     """(N,) true positives, their IoU and the detections that count, at one threshold of the matching.
 
-    best: (N,) largest IoU with a truth of the own class for matching "any", else None. A duplicate that the greedy
+    best: (N,) largest IoU with an object of the same class for matching "any", else None. A duplicate that the greedy
     matching gave to a crowd is true by "any", and so counts.
     """
     if best is None:
@@ -213,58 +259,61 @@ def _verdicts(matches: Matches, t: int, best: np.ndarray | None) -> tuple[np.nda
     return hit, best, hit | ~matches.ignored[t]
 
 
-def _floors(metric: Metric, truths: Truths) -> np.ndarray:
-    """(K,) floor of every category."""
-    ids = truths.categories["id"].tolist()
-    if not isinstance(metric.floor, Mapping):
-        return np.full(len(ids), float(metric.floor))
-    missing = [number for number in ids if number not in metric.floor]
+def _floors(metric: Metric, ground_truth: GroundTruth) -> NDArray[np.float64]:
+    """(K,) score_thr of every category."""
+    ids = ground_truth.categories["id"].tolist()
+    if not isinstance(metric.score_thr, Mapping):
+        return np.full(len(ids), float(metric.score_thr))
+    missing = [category_id for category_id in ids if category_id not in metric.score_thr]
     if missing:
-        raise ValueError(f"{metric.name}: floor has no entry for category {missing[0]}")
-    return np.array([float(metric.floor[number]) for number in ids])
+        raise ValueError(f"{metric.name}: score_thr has no entry for category {missing[0]}")
+    return np.array([float(metric.score_thr[category_id]) for category_id in ids])
 
 
-def _cells(bins: int, closed: str, score: np.ndarray, group: np.ndarray) -> np.ndarray:
+def _cells(bins: int, closed: str, score: NDArray[np.float64], group: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) bin of each score, counted through all groups: group x bins + bin."""
     # i / bins rather than multiples of 1 / bins, so that a score of 0.3 lies on the edge that is printed as 0.3
     edges = np.arange(bins + 1) / bins
-    place = np.searchsorted(edges, score, side="right" if closed == "left" else "left") - 1
-    return group * bins + np.clip(place, 0, bins - 1)
+    index = np.searchsorted(edges, score, side="right" if closed == "left" else "left") - 1
+    cells: NDArray[np.int64] = group * bins + np.clip(index, 0, bins - 1)
+    return cells
 
 
-def _errors(metric: Metric, sample: _Sample) -> np.ndarray:
+def _errors(metric: Metric, sample: _Sample) -> NDArray[np.float64]:
     """Error of each class (K,), NaN for one without detection, or of all together (1,), as the metric pools.
 
     n_b / n |mean p - mean t| is |sum of p - t| / n, which also serves where every detection is a bin.
     """
     pooled = metric.pooling == "all"
-    group, groups = (np.zeros_like(sample.category), 1) if pooled else (sample.category, len(sample.with_truth))
-    excess, owner = sample.score - sample.target, group
+    group, groups = (np.zeros_like(sample.category), 1) if pooled else (sample.category, len(sample.with_gt))
+    excess: np.ndarray = sample.score - sample.target
+    group_of = group
     if metric.bins is not None:
         cells = _cells(metric.bins, metric.closed, sample.score, group)
         excess = np.bincount(cells, weights=excess, minlength=groups * metric.bins)
-        owner = np.repeat(np.arange(groups), metric.bins)
+        group_of = np.repeat(np.arange(groups), metric.bins)
     n = np.bincount(group, minlength=groups)
-    total = np.bincount(owner, weights=np.abs(excess), minlength=groups)
-    return np.divide(total, n, out=np.full(groups, math.nan), where=n > 0)
+    total = np.bincount(group_of, weights=np.abs(excess), minlength=groups)
+    errors: NDArray[np.float64] = np.divide(total, n, out=np.full(groups, math.nan), where=n > 0)
+    return errors
 
 
-def _bins(metric: Metric, sample: _Sample, group: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
+def _bins(metric: Metric, sample: _Sample, group: NDArray[np.int64]) -> list[tuple[int, Row]]:
     """Group and row of every bin that holds a detection."""
     assert metric.bins is not None
     cells = _cells(metric.bins, metric.closed, sample.score, group)
-    count, of_group = np.bincount(cells), np.bincount(group)
+    count, group_count = np.bincount(cells), np.bincount(group)
     confidence, target = (np.bincount(cells, weights=values) for values in (sample.score, sample.target))
-    rows = []
+    rows: list[tuple[int, Row]] = []
     for cell in np.flatnonzero(count).tolist():
-        k, place = divmod(cell, metric.bins)
+        k, index = divmod(cell, metric.bins)
         n = int(count[cell])
         mean_confidence, observed = float(confidence[cell]) / n, float(target[cell]) / n
-        row = {
-            "low": place / metric.bins,
-            "high": (place + 1) / metric.bins,
+        row: Row = {
+            "low": index / metric.bins,
+            "high": (index + 1) / metric.bins,
             "n": n,
-            "share": n / int(of_group[k]),
+            "share": n / int(group_count[k]),
             "mean_confidence": mean_confidence,
             "observed": observed,
             "gap": mean_confidence - observed,
@@ -273,12 +322,12 @@ def _bins(metric: Metric, sample: _Sample, group: np.ndarray) -> list[tuple[int,
     return rows
 
 
-def _options(metric: Metric, max_dets: int) -> dict[str, Any]:
+def _options(metric: Metric, max_dets: int) -> Row:
     """What defines the value of a metric, as columns."""
     return {
         "target": metric.target,
         "tau": metric.tau,
-        "floor": "per class" if isinstance(metric.floor, Mapping) else metric.floor,
+        "score_thr": "per class" if isinstance(metric.score_thr, Mapping) else metric.score_thr,
         "bins": "one per detection" if metric.bins is None else metric.bins,
         "closed": metric.closed,
         "pooling": metric.pooling,

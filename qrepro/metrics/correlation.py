@@ -3,8 +3,8 @@
 The Pearson correlation of GFLv2 (arXiv 2011.12885, table 6) and, beside it, what it does not show: rank order,
 agreement of the values themselves, bias and slope. A high correlation does not imply a high AP, so these rows belong
 next to an AP table, not in its place. Which pairs are compared is the caller's choice (positives of an assigner,
-candidates above a floor, final detections) and changes the numbers, as does a band of true IoU: a narrow one restricts
-the range, and with it the correlation as a rule.
+candidates above a score threshold, final detections) and changes the numbers, as does a band of true IoU: a narrow one
+restricts the range, and with it the correlation as a rule.
 
 Intervals. The boxes of one image are not independent, so pairs are clustered by image: with the influence g_i of pair i
 on a statistic T (its derivative towards more weight on that pair),
@@ -14,8 +14,8 @@ on a statistic T (its derivative towards more weight on that pair),
 for n pairs in G images, the infinitesimal jackknife (Jaeckel 1972; Efron 1982, "The Jackknife, the Bootstrap and Other
 Resampling Plans", ch. 6), as for any cluster-robust error (Cameron and Miller 2015). Correlations are taken to Fisher's
 z = atanh T and back, and Student's t has G - 1 degrees of freedom. Without images, each pair is its own cluster. In
-simulations with image effects, intervals at 95 % cover the truth in 93 to 95 % of draws from 200 images on, 91 to 95 %
-at 10 to 50 images.
+simulations with image effects, intervals at 95 % cover the true value in 93 to 95 % of draws from 200 images on, 91 to
+95 % at 10 to 50 images.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from qrepro.metrics.matching import AREAS
 
+Row = dict[str, float | int | str]
+
 BANDS = ((0.0, 1.0), (0.5, 1.0), (0.75, 1.0))
 STATISTICS = ("pearson", "spearman", "kendall", "concordance", "bias", "slope")
+_Labels = tuple[float | int | str, ...]
 _ON_A_LINE = ("bias", "slope")  # the others lie in [-1, 1], and have their interval by Fisher's z
 _NO_SPREAD = 1e-12  # a standard error that is nothing but rounding
 _KEYS_AT_ONCE = 1 << 16  # a power of two whose temporaries stay in the cache
@@ -49,31 +52,42 @@ def correlation_rows(
     statistics: Sequence[str] = STATISTICS,
     intervals: bool = True,
     level: float = 0.95,
-) -> list[dict[str, Any]]:
-    """One row per band of true IoU, both ends included.
+) -> list[Row]:
+    """Correlate an estimate of localisation quality with the true IoU, in bands of true IoU.
 
-    estimate, iou: (N,) one aligned pair per box or location, e and t below; iou in [0, 1], estimate usually so.
-    image: (N,) identity of the image of each pair, of any type.
-    statistics: those to compute, of STATISTICS; `kendall` takes most of the time, then `spearman`.
-    level: of the two-sided intervals.
+    Influences of the rank correlations: Croux and Dehon (Stat. Methods Appl. 19, 2010), here with ties; that of
+    spearman includes that a pair moves the ranks of the others.
 
-    Returns rows of
-        iou_min, iou_max, n, images: the band, its pairs and their images (nan where `image` was not given);
-        mean_estimate, mean_iou: means; nan for no pair;
-        pearson: cov(e, t) / (sd(e) sd(t));
-        spearman: pearson of the ranks, ties sharing their mean rank;
-        kendall: tau-b = mean(sgn(e_i - e_j) sgn(t_i - t_j)) / sqrt(share of e_i != e_j * share of t_i != t_j) over all
-            pairs of pairs, exact at any size in O(n log^2 n);
-        concordance: 2 cov(e, t) / (var e + var t + (mean e - mean t)^2), 1 only for e = t; moments divide by n as in
-            Lin (Biometrics 45, 1989);
-        bias: mean(e - t), positive for a detector that believes too much;
-        slope: cov(e, t) / var e, of the least-squares line of iou over estimate; 1 for a calibrated estimate;
-        <statistic>_low, <statistic>_high: ends of the interval;
-        interval, level: "image" or "independent", what was taken as independent, and the level.
-    All but bias are nan for fewer than 2 pairs or a constant side; an interval is nan for fewer than 2 images (or
-    pairs, without images) and for pairs on a perfect line, which leave no error to estimate. Influences of the rank
-    correlations: Croux and Dehon (Stat. Methods Appl. 19, 2010), here with ties; that of spearman includes that a pair
-    moves the ranks of the others.
+    Args:
+        estimate: (N,) estimates, e below, one per box or location; finite, usually in [0, 1].
+        iou: (N,) true IoU in [0, 1] of the same boxes, t below.
+        bands: Ranges (low, high) of true IoU, both ends included.
+        image: (N,) identity of the image of each pair, of any type; None takes the pairs as independent.
+        statistics: Those to compute, of STATISTICS; `kendall` takes most of the time, then `spearman`.
+        intervals: Whether to compute confidence intervals.
+        level: Level of the two-sided intervals, in (0, 1).
+
+    Returns:
+        One row per band, with
+            iou_min, iou_max, n, images: the band, its number of pairs and of their images (nan where `image` was not
+                given);
+            mean_estimate, mean_iou: means; nan for no pair;
+            pearson: cov(e, t) / (sd(e) sd(t));
+            spearman: pearson of the ranks, ties sharing their mean rank;
+            kendall: tau-b = mean(sgn(e_i - e_j) sgn(t_i - t_j)) / sqrt(share of e_i != e_j * share of t_i != t_j) over
+                all pairs of pairs, exact at any size in O(n log^2 n);
+            concordance: 2 cov(e, t) / (var e + var t + (mean e - mean t)^2), 1 only for e = t; moments divide by n as
+                in Lin (Biometrics 45, 1989);
+            bias: mean(e - t), positive for an overconfident detector;
+            slope: cov(e, t) / var e, of the least-squares line of iou over estimate; 1 for a calibrated estimate;
+            <statistic>_low, <statistic>_high: ends of the interval, where `intervals` is set;
+            interval, level: "image" or "independent", what was taken as independent, and the level.
+        All but bias are nan for fewer than 2 pairs or a constant side; an interval is nan for fewer than 2 images (or
+        pairs, without images) and for pairs on a perfect line, which leave no error to estimate.
+
+    Raises:
+        ValueError: If the vectors are not equally long or not finite, an image is missing, a band is upside down, a
+            statistic is unknown or `level` lies outside (0, 1).
     """
     pairs = _checked(estimate, iou, image, bands, statistics, level)
     return list(_band_rows(pairs, bands, statistics, intervals, level))
@@ -89,12 +103,25 @@ def grouped_rows(
     statistics: Sequence[str] = STATISTICS,
     intervals: bool = True,
     level: float = 0.95,
-) -> list[dict[str, Any]]:
-    """The rows of `correlation_rows` for every combination of labels that occurs, each starting with its labels.
+) -> list[Row]:
+    """Compute the rows of `correlation_rows` for every combination of labels that occurs.
 
-    by: (N,) labels of the pairs by name: {"category": ...} for a row per class and band, {"size": size_labels(area)}
-        per size, both for each size of each class. Rows are sorted by label; a Categorical keeps its own order.
-    The rest is as for `correlation_rows`.
+    Args:
+        estimate: As for `correlation_rows`.
+        iou: As for `correlation_rows`.
+        by: (N,) labels of the pairs by name: {"category": ...} for a row per class and band, {"size":
+            size_labels(area)} per size, both for each size of each class.
+        bands: As for `correlation_rows`.
+        image: As for `correlation_rows`.
+        statistics: As for `correlation_rows`.
+        intervals: As for `correlation_rows`.
+        level: As for `correlation_rows`.
+
+    Returns:
+        Rows of `correlation_rows`, each starting with its labels, sorted by label; a Categorical keeps its own order.
+
+    Raises:
+        ValueError: If there are no labels, labels are missing or not one per pair, and as `correlation_rows`.
     """
     pairs = _checked(estimate, iou, image, bands, statistics, level)
     labels = {name: pd.Series(values).array for name, values in by.items()}
@@ -107,16 +134,24 @@ def grouped_rows(
         raise ValueError("no labels to group by")
     groups = pd.DataFrame(labels).groupby(list(labels), observed=True)
     return [
-        {**dict(zip(labels, values, strict=True)), **row}
+        {**dict(zip(labels, cast(_Labels, values), strict=True)), **row}
         for values, members in groups
         for row in _band_rows(pairs[members.index.to_numpy()], bands, statistics, intervals, level)
     ]
 
 
 def size_labels(area: ArrayLike) -> pd.Categorical[str]:
-    """(N,) small, medium or large by COCO's areas in px^2, ordered so; an area of exactly 32^2 or 96^2 is the larger.
+    """Label areas as small, medium or large by COCO's ranges.
 
-    area: (N,) of the true box or of the detection: the caller's choice, to be said beside the rows.
+    Args:
+        area: (N,) in px^2, of the ground-truth box or of the detection: the caller's choice, to be said beside the
+            rows.
+
+    Returns:
+        (N,) labels, ordered from small to large; an area of exactly 32^2 or 96^2 px^2 is the larger.
+
+    Raises:
+        ValueError: If an area is negative or NaN.
     """
     area = np.asarray(area, np.float64)
     bad = ~(area >= 0)
@@ -128,12 +163,20 @@ def size_labels(area: ArrayLike) -> pd.Categorical[str]:
     return pd.Categorical.from_codes(index, pd.Index(names, dtype=str), ordered=True)
 
 
-def binned_rows(estimate: ArrayLike, iou: ArrayLike, bins: int = 20) -> list[dict[str, Any]]:
-    """True IoU and error per bin of the estimate: one row per bin of equal width over [0, 1] that holds a pair.
+def binned_rows(estimate: ArrayLike, iou: ArrayLike, bins: int = 20) -> list[Row]:
+    """Average the true IoU and the error per bin of the estimate.
 
-    estimate, iou: (N,) aligned pairs; an estimate of exactly 1 belongs to the last bin, one outside [0, 1] to none.
-    Returns rows {estimate_min, estimate_max, n, mean_estimate, mean_iou, mean_error, sd_error}; the error is estimate -
-    iou, its standard deviation (n - 1) nan for a single pair.
+    Args:
+        estimate: (N,) estimates, finite; one of exactly 1 belongs to the last bin, one outside [0, 1] to none.
+        iou: (N,) true IoU of the same boxes.
+        bins: Number of bins of equal width over [0, 1], at least 1.
+
+    Returns:
+        One row per bin that holds a pair, {estimate_min, estimate_max, n, mean_estimate, mean_iou, mean_error,
+        sd_error}; the error is estimate - iou, its standard deviation (n - 1) nan for a single pair.
+
+    Raises:
+        ValueError: If `bins` is below 1 or the vectors are not equally long or not finite.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
@@ -153,46 +196,61 @@ def binned_rows(estimate: ArrayLike, iou: ArrayLike, bins: int = 20) -> list[dic
 
 @dataclass(frozen=True, eq=False)
 class _Ranks:
-    """Ranks of n values. code: (n,) place among the K different values, from 0; counts: (K,) how often each occurs."""
+    """Ranks of n values.
 
-    code: np.ndarray
-    counts: np.ndarray
+    Attributes:
+        code: (n,) index among the K different values in increasing order, from 0.
+        counts: (K,) how often each value occurs.
+    """
+
+    code: NDArray[np.int64]
+    counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, values: np.ndarray) -> _Ranks:
+    def of(cls, values: NDArray[np.float64] | NDArray[np.int64]) -> _Ranks:
         """Rank values."""
         _, code, counts = np.unique(values, return_inverse=True, return_counts=True)
         return cls(code, counts)
 
     @cached_property
-    def start(self) -> np.ndarray:
+    def start(self) -> NDArray[np.int64]:
         """(K,) number of smaller values."""
-        return np.cumsum(self.counts) - self.counts
+        start: NDArray[np.int64] = np.cumsum(self.counts) - self.counts
+        return start
 
     @cached_property
-    def share(self) -> np.ndarray:
+    def share(self) -> NDArray[np.float64]:
         """(n,) share of smaller values and half of the equal ones: (rank - 1/2) / n, of mean 1/2."""
-        return ((self.start + self.counts / 2) / len(self.code))[self.code]
+        share: NDArray[np.float64] = ((self.start + self.counts / 2) / len(self.code))[self.code]
+        return share
 
-    def mean_above(self, weight: np.ndarray) -> np.ndarray:
+    def mean_above(self, weight: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n,) for each value the mean over all n of weight * (1 where larger, 1/2 where equal)."""
         sums = np.bincount(self.code, weight)
-        return ((sums.sum() - np.cumsum(sums) + sums / 2) / len(self.code))[self.code]
+        means: NDArray[np.float64] = ((sums.sum() - np.cumsum(sums) + sums / 2) / len(self.code))[self.code]
+        return means
 
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """n pairs with the code of their image, and what several statistics need of them."""
+    """n pairs with the code of their image, and what several statistics need of them.
 
-    estimate: np.ndarray
-    iou: np.ndarray
-    image: np.ndarray | None
+    Attributes:
+        estimate: (n,) estimates.
+        iou: (n,) true IoU.
+        image: (n,) code of the image of each pair, from 0; None where pairs are independent.
+    """
 
-    def __getitem__(self, rows: np.ndarray) -> _Pairs:
+    estimate: NDArray[np.float64]
+    iou: NDArray[np.float64]
+    image: NDArray[np.int64] | None
+
+    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> _Pairs:
         return _Pairs(self.estimate[rows], self.iou[rows], None if self.image is None else self.image[rows])
 
     @property
     def n(self) -> int:
+        """Number of pairs."""
         return len(self.estimate)
 
     @property
@@ -207,42 +265,50 @@ class _Pairs:
         return math.nan if self.image is None else int(np.count_nonzero(np.bincount(self.image)))
 
     @cached_property
-    def centred(self) -> tuple[np.ndarray, np.ndarray]:
+    def centred(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(n,) estimates and true IoU without their means."""
         return self.estimate - self.estimate.mean(), self.iou - self.iou.mean()
 
     @cached_property
     def ranks(self) -> tuple[_Ranks, _Ranks]:
+        """Ranks of the estimates and of the true IoU."""
         return _Ranks.of(self.estimate), _Ranks.of(self.iou)
 
 
 def _band_rows(
     pairs: _Pairs, bands: Sequence[tuple[float, float]], statistics: Sequence[str], intervals: bool, level: float
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """One row per band of pairs that have been checked."""
     for low, high in bands:
         inside = (pairs.iou >= low) & (pairs.iou <= high)
-        some = pairs if inside.all() else pairs[inside]
-        row: dict[str, Any] = {"iou_min": low, "iou_max": high, "n": some.n, "images": some.images}
-        row["mean_estimate"], row["mean_iou"] = (_mean(side) for side in (some.estimate, some.iou))
+        members = pairs if inside.all() else pairs[inside]
+        row: Row = {"iou_min": low, "iou_max": high, "n": members.n, "images": members.images}
+        row["mean_estimate"], row["mean_iou"] = (_mean(side) for side in (members.estimate, members.iou))
         for name in statistics:
-            defined = some.n > 0 if name == "bias" else some.vary
-            row[name], influence = _BY_NAME[name](some) if defined else (math.nan, None)
+            defined = members.n > 0 if name == "bias" else members.vary
+            value, influence = _BY_NAME[name](members) if defined else (math.nan, None)
+            row[name] = value
             if intervals:
                 ends = math.nan, math.nan
                 if influence is not None:
-                    ends = _interval(row[name], influence, some, level, by_z=name not in _ON_A_LINE)
+                    ends = _interval(value, influence, members, level, by_z=name not in _ON_A_LINE)
                 row[f"{name}_low"], row[f"{name}_high"] = ends
         if intervals:
-            row |= {"interval": "independent" if some.image is None else "image", "level": level}
+            row |= {"interval": "independent" if members.image is None else "image", "level": level}
         yield row
 
 
-def _pearson(pairs: _Pairs) -> tuple[float, np.ndarray]:
+_Statistic = tuple[float, NDArray[np.float64]]  # a value and the influence (n,) of each pair on it
+
+
+def _pearson(pairs: _Pairs) -> _Statistic:
+    """Pearson correlation and the influence (n,) of each pair on it."""
     e, t = pairs.centred
     return _ratio(e * t, e * e, t * t)
 
 
-def _spearman(pairs: _Pairs) -> tuple[float, np.ndarray]:
+def _spearman(pairs: _Pairs) -> _Statistic:
+    """Spearman correlation, ties sharing their mean rank, and the influence (n,) of each pair on it."""
     first, second = pairs.ranks
     f, g = first.share - 0.5, second.share - 0.5
     value, influence = _ratio(f * g, f * f, g * g)
@@ -253,7 +319,8 @@ def _spearman(pairs: _Pairs) -> tuple[float, np.ndarray]:
     return value, influence
 
 
-def _kendall(pairs: _Pairs) -> tuple[float, np.ndarray]:
+def _kendall(pairs: _Pairs) -> _Statistic:
+    """Kendall's tau-b and the influence (n,) of each pair on it."""
     first, second = pairs.ranks
     # means over j of sgn(e_i - e_j) sgn(t_i - t_j), of e_i != e_j and of t_i != t_j
     agreement = 4 * _joint_share(first, second) - 2 * first.share - 2 * second.share + 1
@@ -262,7 +329,8 @@ def _kendall(pairs: _Pairs) -> tuple[float, np.ndarray]:
     return value, 2 * influence  # each pair is weighted on both sides of a mean over i and j
 
 
-def _concordance(pairs: _Pairs) -> tuple[float, np.ndarray]:
+def _concordance(pairs: _Pairs) -> _Statistic:
+    """Lin's concordance correlation and the influence (n,) of each pair on it."""
     e, t = pairs.centred
     joint = 2 * e * t
     whole = joint + (pairs.estimate - pairs.iou) ** 2  # the mean is var e + var t + bias^2
@@ -270,19 +338,21 @@ def _concordance(pairs: _Pairs) -> tuple[float, np.ndarray]:
     return value, (joint - value * whole) / whole.mean()
 
 
-def _bias(pairs: _Pairs) -> tuple[float, np.ndarray]:
+def _bias(pairs: _Pairs) -> _Statistic:
+    """Mean of estimate - true IoU and the influence (n,) of each pair on it."""
     error = pairs.estimate - pairs.iou
     value = float(error.mean())
     return value, error - value
 
 
-def _slope(pairs: _Pairs) -> tuple[float, np.ndarray]:
+def _slope(pairs: _Pairs) -> _Statistic:
+    """Slope of the least-squares line of true IoU over estimate and the influence (n,) of each pair on it."""
     e, t = pairs.centred
     value = float(e @ t / (e @ e))
     return value, e * (t - value * e) / e.var()
 
 
-_BY_NAME: Mapping[str, Callable[[_Pairs], tuple[float, np.ndarray]]] = {
+_BY_NAME: Mapping[str, Callable[[_Pairs], _Statistic]] = {
     "pearson": _pearson,
     "spearman": _spearman,
     "kendall": _kendall,
@@ -292,7 +362,7 @@ _BY_NAME: Mapping[str, Callable[[_Pairs], tuple[float, np.ndarray]]] = {
 }
 
 
-def _ratio(joint: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, np.ndarray]:
+def _ratio(joint: NDArray[np.float64], first: NDArray[np.float64], second: NDArray[np.float64]) -> _Statistic:
     """R = mean(joint) / sqrt(mean(first) mean(second)) and the influence (n,) of each element on it."""
     a, b = float(first.mean()), float(second.mean())
     scale = math.sqrt(a) * math.sqrt(b)
@@ -301,7 +371,7 @@ def _ratio(joint: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[fl
     return min(max(value, -1.0), 1.0), influence
 
 
-def _joint_share(first: _Ranks, second: _Ranks) -> np.ndarray:
+def _joint_share(first: _Ranks, second: _Ranks) -> NDArray[np.float64]:
     """(n,) share of pairs smaller on both sides; one equal on a side counts half there, a quarter on both."""
     cells = _Ranks.of(first.code * len(second.counts) + second.code)
     mirrored = _Ranks.of(second.code * len(first.counts) + first.code)
@@ -310,11 +380,12 @@ def _joint_share(first: _Ranks, second: _Ranks) -> np.ndarray:
     order = np.argsort(cells.code)
     smaller = np.empty(len(order))
     smaller[order] = _smaller_before(second.code[order])
-    smaller -= same_first  # they stand before, in order of the first side and then of the second
-    return (smaller + (same_first + same_second) / 2 + cells.counts[cells.code] / 4) / len(order)
+    smaller -= same_first  # they stand before, ordered by the first side and then by the second
+    share: NDArray[np.float64] = (smaller + (same_first + same_second) / 2 + cells.counts[cells.code] / 4) / len(order)
+    return share
 
 
-def _smaller_before(code: np.ndarray) -> np.ndarray:
+def _smaller_before(code: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n,) for each of n codes in [0, n) how many smaller ones stand before it.
 
     Merge sort from the bottom, all blocks of a level at once: in a merged block, an element of the right half finds
@@ -323,8 +394,8 @@ def _smaller_before(code: np.ndarray) -> np.ndarray:
     n = len(code)
     bits = max(n - 1, 1).bit_length()
     size = 1 << bits
-    # one sortable number: code above, place below, counted from the end so that an equal code to the left sorts later;
-    # what fills up the last block stands right of everything, and so is never counted
+    # one sortable number: code in the high bits, position in the low ones, counted from the end so that an equal code
+    # to the left sorts later; what fills up the last block stands right of everything, and so is never counted
     keys = np.arange(size)[::-1].copy()
     keys[:n] += code << bits
     smaller = np.zeros(size, dtype=np.int64)
@@ -334,14 +405,16 @@ def _smaller_before(code: np.ndarray) -> np.ndarray:
         for first in range(0, n, step):
             blocks = keys[first : first + step].reshape(-1, width)
             blocks.sort(axis=1)
-            place = size - 1 - (blocks & (size - 1))
-            right = (place & (1 << bit)).astype(bool)
+            position = size - 1 - (blocks & (size - 1))
+            right = (position & (1 << bit)).astype(bool)
             left_so_far = np.cumsum(~right, axis=1)
-            smaller[place[right]] += left_so_far[right]
+            smaller[position[right]] += left_so_far[right]
     return smaller[:n]
 
 
-def _interval(value: float, influence: np.ndarray, pairs: _Pairs, level: float, *, by_z: bool) -> tuple[float, float]:
+def _interval(
+    value: float, influence: NDArray[np.float64], pairs: _Pairs, level: float, *, by_z: bool
+) -> tuple[float, float]:
     """Ends of the interval of a statistic, as the module's docstring defines it."""
     clusters = pairs.n if pairs.image is None else int(pairs.images)
     if clusters < 2:
@@ -357,7 +430,8 @@ def _interval(value: float, influence: np.ndarray, pairs: _Pairs, level: float, 
     return math.tanh(z - reach), math.tanh(z + reach)
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean; nan for no value."""
     return float(values.mean()) if len(values) else math.nan
 
 
@@ -390,7 +464,7 @@ def _checked(
     return _Pairs(estimate, iou, codes)
 
 
-def _aligned(estimate: ArrayLike, iou: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _aligned(estimate: ArrayLike, iou: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both as equally long float64 vectors without NaN."""
     estimate, iou = np.asarray(estimate, np.float64), np.asarray(iou, np.float64)
     if estimate.ndim != 1 or estimate.shape != iou.shape:

@@ -1,6 +1,6 @@
-"""The oracle question: what would perfect knowledge of one output be worth?
+"""What would perfect knowledge of one output be worth? Tables over score rules, and detections ranked again.
 
-Each scoring rule ranks the same network pass: by class score p alone, by p u, or by p^alpha u^(1-alpha) (IoU-aware
+Each score rule ranks the same network pass: by class score p alone, by p u, or by p^alpha u^(1-alpha) (IoU-aware
 RetinaNet, arXiv 1912.05992, eq. 7), where u is the estimate of the detector or, for the oracle of its table 6, the true
 IoU. The oracles of VFNet (arXiv 2008.13367, table 1) replace centerness, box or class score in the same way. All act
 before NMS. Detections that have been through NMS can only be ranked again: an upper bound for their order, since what
@@ -10,123 +10,112 @@ was suppressed does not come back.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from qrepro.metrics.coco_ap import ap_metrics, evaluate_ap
 from qrepro.metrics.iou import iou_eval, iou_truth
-from qrepro.records.ground_truth import Truths
+from qrepro.records.ground_truth import GroundTruth
+from qrepro.records.score_rule import FUSIONS, Fusion, Oracle, Power, Rule
 
 BASELINE = "class"
-_NAME = re.compile(
-    r"(?:oracle(?:-(?P<what>iou|centerness|box|class_iou|class))?(?:@(?P<where>nearest|positives))?(?P<zero>\+zero)?"
-    r"(?P<oracle>-))?(?P<kind>class|product|power)(?:-(?P<alpha>\d*\.?\d+))?"
-)
-
-
-class Rule(NamedTuple):
-    """A scoring rule by its name.
-
-    kind: "class" (p), "product" (p u) or "power" (p^alpha u^(1-alpha)).
-    alpha: exponent of the class score; 1 for class, nan for product, which ranks as alpha = 0.5 does.
-    oracle: whether truth takes the place of an output.
-    truth: of which and where: "" for none, "iou" for the true IoU as quality everywhere, else `<what>@<where>` with
-        "+zero" where everything that is not overwritten scores 0.
-    """
-
-    kind: str
-    alpha: float
-    oracle: bool
-    truth: str
-
-
-def parse_rule(name: str) -> Rule:
-    """The rule behind a name as `qrepro eval --rule` takes it: class, product, power-A, each also behind an oracle."""
-    found = _NAME.fullmatch(name)
-    alpha = float(found["alpha"]) if found and found["alpha"] else math.nan
-    if not found or (found["kind"] == "power") != (0 <= alpha <= 1):
-        raise ValueError(
-            f"scoring rule {name!r} is not one of class, product, power-A with A in [0, 1], "
-            "each also behind oracle[-WHAT][@WHERE][+zero]-"
-        )
-    what = found["what"] or "iou"
-    where = found["where"] or ("nearest" if what == "iou" else "positives")
-    if not found["oracle"]:
-        truth = ""
-    elif (what, where, found["zero"]) == ("iou", "nearest", None):
-        truth = "iou"
-    else:
-        truth = f"{what}@{where}{found['zero'] or ''}"
-    if found["kind"] == "class" and what in ("iou", "centerness") and truth:
-        raise ValueError(f"scoring rule {name!r}: the class score alone has no quality to replace")
-    return Rule(found["kind"], 1.0 if found["kind"] == "class" else alpha, bool(truth), truth)
-
-
-def same_rule(names: Iterable[str], rule: str) -> str | None:
-    """The name among some that has the meaning of a rule: power-1 and power-1.0 are one; None where there is none."""
-    meant = repr(parse_rule(rule))
-    return next((name for name in names if repr(parse_rule(name)) == meant), None)
-
-
-def fused(boxes: pd.DataFrame, rule: str) -> pd.Series:
-    """Scores (N,) of boxes with class_score and quality by a rule without an oracle; nan where a quality is missing."""
-    meant = parse_rule(rule)
-    if meant.oracle:
-        raise ValueError(f"scoring rule {rule!r}: an oracle's score is not a prediction")
-    p, u = boxes["class_score"], boxes["quality"]
-    if meant.kind == "class":
-        return p
-    return p * u if meant.kind == "product" else p**meant.alpha * u ** (1 - meant.alpha)
+KINDS = tuple(FUSIONS)
+IOU_TRUTH = Oracle()  # the true IoU as quality, wherever a box overlaps a ground truth
 
 
 def reranked(
-    truths: Truths, detections: pd.DataFrame, alphas: Sequence[float] = ()
+    ground_truth: GroundTruth, detections: pd.DataFrame, alphas: Sequence[float] = ()
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Detections after NMS, ranked anew by what is true of them: ({rule, alpha, truth, stage}, frame).
+    """Detections after NMS, ranked anew by what is true of them.
 
-    As scored; by IoU_eval alone (largest IoU with a truth of the own class) and by IoU_truth alone (with any truth); by
-    score^alpha IoU^(1-alpha) of both; and, where every detection has `class_score` and `quality`, by
+    As scored; by IoU_eval alone (largest IoU with a ground truth of the same class) and by IoU_truth alone (with any
+    ground truth); by score^alpha IoU^(1-alpha) of both; and, where every detection has `class_score` and `quality`, by
     class_score^alpha quality^(1-alpha). It bounds what a better order of these detections would give, no more: NMS has
     gone before, and duplicates that it left rank as high as the box they repeat.
+
+    Args:
+        ground_truth: of the split.
+        detections: frame with image_id, category_id, x1, y1, x2, y2 and score in [0, 1].
+        alphas: exponents of the score, in [0, 1].
+
+    Yields:
+        ({rule, alpha, ground truth, stage}, the detections with the new score).
+
+    Raises:
+        ValueError: a score outside [0, 1], for which a product with the IoU has no meaning.
     """
     score = detections["score"].to_numpy(np.float64)
     if len(score) and not (0 <= score.min() and score.max() <= 1):
         raise ValueError(f"scores lie in [{score.min():g}, {score.max():g}]; a product with the IoU needs [0, 1]")
     stage = {"stage": "post-NMS"}
     yield {"rule": "as scored", "alpha": 1.0, "truth": "", **stage}, detections
-    own = detections.reindex(columns=["class_score", "quality"]).to_numpy(np.float64)
-    if len(own) and not np.isnan(own).any():
+    predicted = detections.reindex(columns=["class_score", "quality"])
+    if len(predicted) and not predicted.isna().to_numpy().any():
         for alpha in alphas:
-            ranked = own[:, 0] ** alpha * own[:, 1] ** (1 - alpha)
-            yield {"rule": f"power-{alpha:g}", "alpha": alpha, "truth": "", **stage}, detections.assign(score=ranked)
-    for name, iou in (("iou_eval", iou_eval(truths, detections)), ("iou_truth", iou_truth(truths, detections))):
+            rule = Rule(Power(alpha))
+            ranked = rule.score(predicted["class_score"], predicted["quality"])
+            yield {"rule": rule.name, "alpha": alpha, "truth": "", **stage}, detections.assign(score=ranked)
+    for name, iou in (
+        ("iou_eval", iou_eval(ground_truth, detections)),
+        ("iou_truth", iou_truth(ground_truth, detections)),
+    ):
         for alpha in (0.0, *alphas):
-            rule = f"{name}-power-{alpha:g}" if alpha else name
-            ranked = score**alpha * iou ** (1 - alpha)
-            yield {"rule": rule, "alpha": alpha, "truth": name, **stage}, detections.assign(score=ranked)
+            rule = Rule(Power(alpha))
+            label = f"{name}-{rule.name}" if alpha else name
+            ranked = rule.score(score, iou)
+            yield {"rule": label, "alpha": alpha, "truth": name, **stage}, detections.assign(score=ranked)
+
+
+def reranked_rows(
+    ground_truth: GroundTruth, detections: pd.DataFrame, alphas: Sequence[float] = (), engine: str | None = None
+) -> list[dict[str, Any]]:
+    """The AP family in percent of detections after NMS, ranked anew: one row for each of `reranked`."""
+    return [
+        {**about, **ap_metrics(evaluate_ap(ground_truth, frame, engine=engine))}
+        for about, frame in reranked(ground_truth, detections, alphas)
+    ]
 
 
 def alpha_rows(rules: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per rule, {rule, kind, alpha, oracle, truth, <metrics>}, in the order of the paper's tables.
+    """One row per rule, in the order of the paper's tables.
 
-    rules: metrics in percent by name of the rule, as in metrics.json.
-    Returns class, product and falling alpha with the estimate, then the same with the true IoU, then other oracles.
+    Args:
+        rules: metrics in percent by name of the rule, as in metrics.json.
+
+    Returns:
+        Rows {rule, kind, alpha, oracle, ground truth, <metrics>}: class, product and falling alpha with the estimate,
+        then the same with the true IoU, then other oracles. alpha: exponent of the class score, 1 for the class score
+        alone, NaN for a rule without one; oracle: whether ground truth takes the place of an output; ground truth: of
+        which and where, "" for none, "iou" for the true IoU as quality everywhere, else `<what>@<where>` with "+zero"
+        where everything that is not replaced scores 0.
     """
-    rows = [{"rule": name, **parse_rule(name)._asdict(), **metrics} for name, metrics in rules.items()]
-    order = {"class": 0, "product": 1, "power": 2}
-    return sorted(
-        rows,
-        key=lambda row: (
-            row["oracle"],
-            row["truth"] != "iou",
-            row["truth"],
-            order[row["kind"]],
-            -row["alpha"] if row["alpha"] >= 0 else 0,
-        ),
-    )
+    rows = []
+    for name, metrics in rules.items():
+        rule = Rule.parse(name)
+        about = {"kind": rule.kind, "alpha": _alpha(rule.fusion), "oracle": rule.oracle is not None}
+        rows.append({"rule": name, **about, "truth": _truth(rule.oracle), **metrics})
+    return sorted(rows, key=_position)
+
+
+def _position(row: Mapping[str, Any]) -> tuple[bool, bool, str, int, float]:
+    """Where a row of `alpha_rows` stands."""
+    kind = KINDS.index(row["kind"]) if row["kind"] in KINDS else len(KINDS)
+    return row["oracle"], row["truth"] != "iou", row["truth"], kind, -row["alpha"] if row["alpha"] >= 0 else 0.0
+
+
+def _alpha(fusion: Fusion) -> float:
+    """Exponent of the class score; NaN for a fusion that has no such exponent beside that of the quality."""
+    return float(getattr(fusion, "alpha", math.nan if fusion.uses_quality else 1.0))
+
+
+def _truth(oracle: Oracle | None) -> str:
+    """What ground truth gives, and where."""
+    if oracle is None or oracle == IOU_TRUTH:
+        return "iou" if oracle else ""
+    return f"{oracle.what}@{oracle.where}{'+zero' if oracle.others == 'zero' else ''}"
 
 
 def best_rows(rows: Sequence[Mapping[str, Any]], metric: str = "AP") -> list[dict[str, Any]]:

@@ -14,29 +14,13 @@ import numpy as np
 import pandas as pd
 
 from qrepro.metrics.correlation import BANDS, STATISTICS, correlation_rows, grouped_rows, size_labels
+from qrepro.metrics.detection_sets import DetectionSet, Sources
 from qrepro.metrics.iou import iou_eval
-from qrepro.metrics.oracle import fused
-from qrepro.records.files import read_parquet
-from qrepro.records.ground_truth import BOX, Truths
-from qrepro.records.run_folder import Run
+from qrepro.records.ground_truth import BOX, GroundTruth
+from qrepro.records.run_folder import RunFolder
+from qrepro.records.score_rule import fused_scores
 
 GROUPS = ("class", "size")
-_CANDIDATE_COLUMNS = ["image_id", "category_id", *BOX, "class_score", "quality", "iou_truth", "location"]
-
-
-@dataclass(frozen=True, eq=False)
-class DetectionSet:
-    """Detections of a detector ranked by one rule, and the truths that judge them.
-
-    name: of the run or file.   rule: of the scoring; "as scored" for a file.   detections: see `read_detections`.
-    own: whether the rule is the detector's own.
-    """
-
-    name: str
-    rule: str
-    truths: Truths
-    detections: pd.DataFrame
-    own: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +28,7 @@ class Pairs:
     """Estimates of localisation quality beside the true IoU, N boxes of one detector.
 
     name: of the run or file.   about: what the boxes are, as columns of every row: `over`, `iou` (its definition) and
-        `floor` (of the class score or score; nan for none).
+        `score_thr` (of the class score or score; nan for none).
     boxes: frame with image_id, category, area (px^2 of the box itself) and iou.
     estimates: label -> (N,), such as "quality u" and "class score p".
     """
@@ -55,42 +39,61 @@ class Pairs:
     estimates: Mapping[str, np.ndarray]
 
 
-def detection_sets(runs: Sequence[Run], rules: Sequence[str] = ()) -> Iterator[DetectionSet]:
-    """Stored detections of evaluated runs, by the `rules` named, by all for "all", or by the recipe's own."""
-    for run in runs:
-        for rule in run.rules if "all" in rules else rules or [run.rule]:
-            yield DetectionSet(run.name, rule, run.truths, run.detections(rule), rule == run.rule)
-
-
-def positive_pairs(run: Run) -> Pairs:
+def positive_pairs(run: RunFolder) -> Pairs:
     """Positive locations of the training assigner on the evaluation images (GFLv2, arXiv 2011.12885, table 6).
 
     Their score is that of the true class by the run's own rule: of a joint representation, what it says of the IoU.
     """
-    about = {"over": "positives", "iou": "with the assigned truth", "floor": math.nan}
-    frame = run.positives.assign(score=fused(run.positives, run.rule))
-    return _pairs(run.name, about, frame, frame["iou"], run.truths)
+    about = {"over": "positives", "iou": "with the assigned ground truth", "score_thr": math.nan}
+    frame = run.positives.assign(score=fused_scores(run.positives, run.rule))
+    return _pairs(run.name, about, frame, frame["iou"], run.ground_truth)
 
 
-def candidate_pairs(run: Run, floor: float = 0.0) -> Pairs:
-    """Stored locations before NMS whose best class scores above `floor`, one pair each; see `qrepro eval`.
+def candidate_pairs(run: RunFolder, score_thr: float = 0.0) -> Pairs:
+    """Stored locations before NMS whose best class scores above `score_thr`, one pair each; see `qrepro eval`.
 
     The IoU is IoU_truth: a location that overlaps nothing counts with 0.
     """
-    frame = read_parquet(run.path / "candidates.parquet", _CANDIDATE_COLUMNS)
-    frame = frame[frame["class_score"] > floor]
+    frame = run.candidates
+    frame = frame[frame["class_score"] > score_thr]
     order = np.lexsort((-frame["class_score"], frame["location"], frame["image_id"]))
     frame = frame.iloc[order]
     frame = frame[~frame.duplicated(["image_id", "location"])]
-    about = {"over": "candidates", "iou": "IoU_truth", "floor": floor}
-    return _pairs(run.name, about, frame, frame["iou_truth"], run.truths)
+    about = {"over": "candidates", "iou": "IoU_truth", "score_thr": score_thr}
+    return _pairs(run.name, about, frame, frame["iou_truth"], run.ground_truth)
 
 
-def detection_pairs(found: DetectionSet, floor: float = 0.0) -> Pairs:
-    """Detections with a score above `floor`; the IoU is IoU_eval, with the own class."""
-    frame = found.detections[found.detections["score"] > floor]
-    about = {"over": f"detections by {found.rule}", "iou": "IoU_eval", "floor": floor}
-    return _pairs(found.name, about, frame, iou_eval(found.truths, frame), found.truths)
+def detection_pairs(found: DetectionSet, score_thr: float = 0.0) -> Pairs:
+    """Detections with a score above `score_thr`; the IoU is IoU_eval, with the own class."""
+    frame = found.detections[found.detections["score"] > score_thr]
+    about = {"over": f"detections by {found.rule}", "iou": "IoU_eval", "score_thr": score_thr}
+    return _pairs(found.name, about, frame, iou_eval(found.ground_truth, frame), found.ground_truth)
+
+
+def source_pairs(
+    sources: Sources, over: str | None = None, *, rules: Sequence[str] = (), score_thr: float = 0.0
+) -> Iterator[Pairs]:
+    """Pairs of runs and files.
+
+    Args:
+        sources: what is analysed.
+        over: positives, candidates or detections; None: positives of runs, detections of files.
+        rules: that rank the detections of runs.
+        score_thr: candidates or detections of a score above it.
+
+    Raises:
+        ValueError: other boxes, or files over what they do not hold.
+    """
+    over = over or ("detections" if sources.files else "positives")
+    allowed = ("detections",) if sources.files else ("positives", "candidates", "detections")
+    if over not in allowed:
+        raise ValueError(f"--over {over}: allowed are {', '.join(allowed)}")
+    if over == "detections":
+        for found in sources.sets(rules):
+            yield detection_pairs(found, score_thr)
+        return
+    for run in sources.runs():
+        yield positive_pairs(run) if over == "positives" else candidate_pairs(run, score_thr)
 
 
 def correlation_study(
@@ -100,9 +103,9 @@ def correlation_study(
     statistics: Sequence[str] = STATISTICS,
     intervals: bool = True,
 ) -> list[dict[str, Any]]:
-    """Correlation of every estimate with the true IoU: rows {run, estimate, over, iou, floor, <groups>, <row>}.
+    """Correlation of every estimate with the true IoU: rows {run, estimate, over, iou, score_thr, <groups>, <row>}.
 
-    by: of GROUPS; "class" is that of the truth for positives, else the predicted one, "size" that of the box.
+    by: of GROUPS; "class" is that of the ground truth for positives, else the predicted one, "size" that of the box.
     The rest is as in `correlation.correlation_rows`, clustered by image.
     """
     for name in by:
@@ -121,10 +124,10 @@ def correlation_study(
     return rows
 
 
-def _pairs(name: str, about: Mapping[str, Any], frame: pd.DataFrame, iou: Any, truths: Truths) -> Pairs:
+def _pairs(name: str, about: Mapping[str, Any], frame: pd.DataFrame, iou: Any, ground_truth: GroundTruth) -> Pairs:
     """Pairs of a frame of boxes with those estimates that every box has."""
     sides = frame[BOX[2:]].to_numpy(np.float64) - frame[BOX[:2]].to_numpy(np.float64)
-    names = dict(zip(truths.categories["id"], truths.categories["name"], strict=True))
+    names = dict(zip(ground_truth.categories["id"], ground_truth.categories["name"], strict=True))
     described: dict[str, Any] = {
         "image_id": frame["image_id"].to_numpy(),
         "category": frame["category_id"].map(names).to_numpy(),

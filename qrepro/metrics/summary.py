@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qrepro.metrics.coco_ap import ap_metrics, choose_engine, class_metrics, evaluate
+from qrepro.metrics.coco_ap import ap_metrics, choose_engine, class_metrics, evaluate_ap
 from qrepro.metrics.correlation import correlation_rows
-from qrepro.metrics.oracle import alpha_rows, best_rows, fused, oracle_gain
+from qrepro.metrics.oracle import alpha_rows, best_rows, oracle_gain
 from qrepro.metrics.voc_ap import voc_rows
-from qrepro.records.ground_truth import Truths
-from qrepro.records.run_folder import Run
+from qrepro.records.ground_truth import GroundTruth
+from qrepro.records.run_folder import POSITIVES, RunFolder
+from qrepro.records.score_rule import fused_scores
 
 
 def summarise(
-    truths: Truths, detections: Iterable[tuple[str, pd.DataFrame]], engine: str | None = None, voc: bool = False
+    ground_truth: GroundTruth,
+    detections: Iterable[tuple[str, pd.DataFrame]],
+    engine: str | None = None,
+    voc: bool = False,
 ) -> dict[str, Any]:
     """Metrics in percent of detection sets by rule: {engine, rules, classes, voc}, as `metrics.json` holds them.
 
@@ -28,15 +32,15 @@ def summarise(
     """
     summary: dict[str, Any] = {"engine": choose_engine(engine), "rules": {}, "classes": {}, "voc": {}}
     for rule, frame in detections:
-        result = evaluate(truths, frame, engine=summary["engine"])
+        result = evaluate_ap(ground_truth, frame, engine=summary["engine"])
         summary["rules"][rule] = ap_metrics(result)
         summary["classes"][rule] = class_metrics(result)
         if voc:
-            summary["voc"][rule] = voc_rows(truths, frame)
+            summary["voc"][rule] = voc_rows(ground_truth, frame)
     return summary
 
 
-def headline_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def headline_rows(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """For a terminal, one row per run: {detector, AP, AP75 by class score; best own rule; best oracle rule; PCCs}."""
     rows = []
     for run in runs:
@@ -55,7 +59,7 @@ def headline_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def mean_metrics(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+def mean_metrics(runs: Sequence[RunFolder]) -> dict[str, dict[str, float]]:
     """Metrics per rule, mean over the runs of one recipe and profile; only rules and metrics that all of them have."""
     every = [run.metrics["rules"] for run in runs]
     rules = [rule for rule in every[0] if all(rule in some for some in every)] if every else []
@@ -68,7 +72,7 @@ def mean_metrics(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     return means
 
 
-def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def summary_rows(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """One row per recipe of one profile's evaluated runs: the headline numbers.
 
     Returns rows {recipe, seeds, class, estimate, estimate_rule, oracle, oracle_rule, captured, pcc, pcc_score, bias}:
@@ -102,37 +106,37 @@ def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def _positives(run: Run) -> dict[str, Any]:
+def _positives(run: RunFolder) -> dict[str, Any]:
     """Pearson correlation and bias of the estimate over all positives."""
     (row,) = correlation_rows(*estimates(run), [(0.0, 1.0)], statistics=("pearson", "bias"), intervals=False)
     return row
 
 
-def score_correlation(run: Run, rule: str) -> float:
+def score_correlation(run: RunFolder, rule: str) -> float:
     """Pearson correlation, over all positives, of the score of the true class by a rule with the true IoU.
 
     Undefined for a run without stored positives, or without the estimate that the rule needs.
     """
-    if not run.has("positives.parquet") or (score := fused(run.positives, rule)).isna().any():
+    if not run.has(POSITIVES) or np.isnan(score := fused_scores(run.positives, rule)).any():
         return math.nan
     pairs = score, run.positives["iou"]
     (row,) = correlation_rows(*pairs, [(0.0, 1.0)], statistics=("pearson",), intervals=False)
     return float(row["pearson"])
 
 
-def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def by_recipe(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
     """Runs of one profile by recipe, in their order."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunFolder]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
     return groups
 
 
-def has_estimate(run: Run) -> bool:
+def has_estimate(run: RunFolder) -> bool:
     """Whether the run has positives with an estimate of quality."""
-    return run.has("positives.parquet") and bool(run.positives["quality"].notna().any())
+    return run.has(POSITIVES) and bool(run.positives["quality"].notna().any())
 
 
-def estimates(run: Run) -> tuple[np.ndarray, np.ndarray]:
+def estimates(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """(N,) estimated and (N,) true IoU of the positives."""
     return run.positives["quality"].to_numpy(np.float64), run.positives["iou"].to_numpy(np.float64)

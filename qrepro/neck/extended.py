@@ -14,13 +14,13 @@ from qrepro.neck.ssd import L2Norm, ssd_layers
 
 
 def bottleneck(inputs: int, width: int) -> Bottleneck:
-    """A residual bottleneck of stride 2, a quarter of `width` in the middle, with a projection (ResNet)."""
+    """Residual bottleneck of stride 2, a quarter of `width` in the middle, with a projection (ResNet)."""
     shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride=2, bias=False), nn.BatchNorm2d(width))
     return Bottleneck(inputs, width // Bottleneck.expansion, stride=2, downsample=shortcut)
 
 
 def depthwise(inputs: int, width: int) -> nn.Sequential:
-    """A 3x3 convolution of stride 2 of each channel by itself, then 1x1 to `width`; batch norm, ReLU (MobileNet)."""
+    """Depthwise 3x3 convolution of stride 2, then 1x1 to `width`, each with batch norm and ReLU (MobileNet)."""
     return nn.Sequential(
         nn.Conv2d(inputs, inputs, 3, stride=2, padding=1, groups=inputs, bias=False),
         nn.BatchNorm2d(inputs),
@@ -42,11 +42,20 @@ BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {
 class ExtendedFPN(nn.Module):
     """FPN whose top-down path starts at layers of stride 2 that are added to the backbone (PASSD, section 4).
 
-    block: of what kind they are, SSD's for `vgg` (`ssd_norm` with batch norms), `bottleneck` for `resnet` and
-    `depthwise` for `mobilenet`; widths: their channels, one a layer.
-    smooth: so many of the finest levels have a 3x3 convolution after the sum; the others' sums are the pyramid's maps.
-    (Not in the paper: with 3 its printed numbers of parameters come out, with four levels and with five.)
-    l2_scale: first factor of an `L2Norm` of the finest map, null for none; std: of new convolutions' first weights.
+    Args:
+        inputs: Channels of the backbone's maps, finest first.
+        channels: Channels of the pyramid.
+        block: Kind of the added layers, SSD's for `vgg` (`ssd_norm` with batch norms), `bottleneck` for `resnet` and
+            `depthwise` for `mobilenet`.
+        widths: Channels of the added layers, one for each.
+        smooth: Number of the finest levels that have a 3x3 convolution after the sum; the sums of the others are the
+            pyramid's maps. (Not in the paper: with 3 its printed numbers of parameters come out, with four levels and
+            with five.)
+        l2_scale: Initial factor of an `L2Norm` of the finest map, null for none.
+        std: Initialisation std of the new convolutions.
+
+    Raises:
+        ValueError: `smooth` is negative or above the number of levels.
     """
 
     def __init__(
@@ -61,16 +70,16 @@ class ExtendedFPN(nn.Module):
         std: float = 0.01,
     ) -> None:
         super().__init__()
-        every = *inputs, *widths
-        if not 0 <= smooth <= len(every):
-            raise ValueError(f"neck.smooth {smooth}: the pyramid has {len(every)} levels")
+        level_widths = *inputs, *widths
+        if not 0 <= smooth <= len(level_widths):
+            raise ValueError(f"neck.smooth {smooth}: the pyramid has {len(level_widths)} levels")
         self.extra = nn.ModuleList(
-            BLOCKS[block](*pair) for pair in zip(every[len(inputs) - 1 : -1], widths, strict=True)
+            BLOCKS[block](*pair) for pair in zip(level_widths[len(inputs) - 1 : -1], widths, strict=True)
         )
-        self.lateral = laterals(every, channels)
+        self.lateral = laterals(level_widths, channels)
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(smooth))
         self.channels, self.smooth = channels, smooth
-        self.strides = tuple(8 * 2**i for i in range(len(every)))
+        self.strides = tuple(8 * 2**i for i in range(len(level_widths)))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=std)
@@ -79,7 +88,7 @@ class ExtendedFPN(nn.Module):
         self.l2_norm = L2Norm(inputs[0], l2_scale) if l2_scale is not None else nn.Identity()
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Maps (B, channels, H, W) of the backbone's strides and of those of the added layers, finest first."""
+        """Maps (B, channels, H, W) at the backbone's strides and at those of the added layers, finest first."""
         features = [self.l2_norm(features[0]), *features[1:]]
         for layer in self.extra:
             features.append(layer(features[-1]))

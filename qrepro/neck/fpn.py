@@ -12,10 +12,14 @@ from qrepro.layers.deformable import Deformable
 
 
 class Pyramid(nn.Module):
-    """What pyramids share: an output convolution a level, and two further levels of stride 2 on top.
+    """Base class of the pyramids: an output convolution per level, and two further levels of stride 2 on top.
 
-    extra: what the first of these is computed from, `c5` (RetinaNet) or the output `p5` (FCOS, GFL); relu: a ReLU
-    between the two; groups: of the norm behind each convolution, None for none.
+    Args:
+        inputs: Channels of the backbone's maps, finest first.
+        channels: Channels of the pyramid.
+        extra: Input of the first further level, `c5` (RetinaNet) or the output `p5` (FCOS, GFL).
+        relu: A ReLU between the two further levels.
+        groups: Groups of the normalisation after each convolution, None for no normalisation.
     """
 
     def __init__(
@@ -29,7 +33,15 @@ class Pyramid(nn.Module):
         self.strides = tuple(8 * 2**i for i in range(len(inputs) + len(self.extra)))
 
     def finished(self, maps: list[Tensor], top: Tensor) -> list[Tensor]:
-        """All levels (B, channels, H, W) of the sums at the backbone's strides and its last map."""
+        """Add the output convolutions and the further levels.
+
+        Args:
+            maps: Sums (B, channels, H, W) at the backbone's strides, finest first.
+            top: Last map of the backbone.
+
+        Returns:
+            All levels (B, channels, H, W), finest first.
+        """
         pyramid = [conv(x) for conv, x in zip(self.output, maps, strict=True)]
         x = top if self.source == "c5" else pyramid[-1]
         for level, conv in enumerate(self.extra):
@@ -41,8 +53,13 @@ class Pyramid(nn.Module):
 class FPN(Pyramid):
     """Feature pyramid (arXiv 1612.03144) P3-P5 with two stride-2 levels P6, P7 on top (RetinaNet, section 4).
 
-    norm: after every convolution, `none`, or `group` normalisation in `groups` groups (RepPoints' code).
-    extra, relu: see `Pyramid`.
+    Args:
+        inputs: Channels of the backbone's maps, finest first.
+        channels: Channels of the pyramid.
+        extra: See `Pyramid`.
+        relu: See `Pyramid`.
+        norm: After every convolution, `none`, or `group` normalisation (RepPoints' code).
+        groups: Groups of this normalisation.
     """
 
     def __init__(
@@ -71,9 +88,15 @@ class PAFPN(Pyramid):
         N_3 = P_3,   N_i+1 = P_i+1 + down(N_i),   output_i = conv(N_i),   P_i: the outputs of an FPN's 3x3 convolutions
 
     In PANet it is the output that goes on to N_i+1, the finest level has no convolution, and ReLUs follow the others.
-    norm: after every convolution but the 1x1 laterals, `none`, or `group` normalisation in `groups` groups.
-    deformable: `v1` or `v2` make the 3x3 convolution of every output, the finest one's as well, a `Deformable`.
-    extra, relu: see `Pyramid`.
+
+    Args:
+        inputs: Channels of the backbone's maps, finest first.
+        channels: Channels of the pyramid.
+        extra: See `Pyramid`.
+        relu: See `Pyramid`.
+        norm: After every convolution but the 1x1 laterals, `none`, or `group` normalisation.
+        groups: Groups of this normalisation.
+        deformable: `v1` or `v2` make the 3x3 convolution of every output, that of the finest as well, a `Deformable`.
     """
 
     def __init__(
@@ -109,18 +132,26 @@ class PAFPN(Pyramid):
 
 
 def laterals(inputs: Iterable[int], channels: int, groups: int | None = None) -> nn.ModuleList:
-    """1x1 convolutions from the widths of a backbone's maps to one width."""
+    """Lateral 1x1 convolutions, from the channels of a backbone's maps to those of the pyramid."""
     return nn.ModuleList(convolution(width, channels, 1, 1, groups) for width in inputs)
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int, groups: int | None) -> nn.Conv2d | nn.Sequential:
-    """A convolution; with `groups`, without bias and with group normalisation behind it."""
+    """A convolution; with `groups`, without bias and with group normalisation after it."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=groups is None)
     return conv if groups is None else nn.Sequential(conv, nn.GroupNorm(groups, outputs))
 
 
 def top_down(lateral: nn.ModuleList, features: list[Tensor]) -> list[Tensor]:
-    """Each map through its lateral convolution, plus the sum of the level above it, enlarged to the nearest pixel."""
+    """Top-down path of an FPN.
+
+    Args:
+        lateral: A convolution for each map.
+        features: Maps (B, C, H, W), finest first.
+
+    Returns:
+        Each map after its lateral convolution, plus the sum of the level above it, enlarged to the nearest pixel.
+    """
     maps = [conv(x) for conv, x in zip(lateral, features, strict=True)]
     for fine in range(len(maps) - 2, -1, -1):
         maps[fine] = maps[fine] + F.interpolate(maps[fine + 1], size=maps[fine].shape[-2:], mode="nearest")
@@ -128,7 +159,7 @@ def top_down(lateral: nn.ModuleList, features: list[Tensor]) -> list[Tensor]:
 
 
 def xavier(neck: nn.Module) -> None:
-    """First weights of a neck's convolutions, as RetinaNet's pyramids in Detectron and MMDetection have them."""
+    """Initialise a neck's convolutions by Xavier, biases with 0, as RetinaNet's in Detectron and MMDetection."""
     for module in neck.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)

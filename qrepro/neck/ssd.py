@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qrepro.neck.fpn import xavier
 
-# Of the extra layers, by side of the picture: width, and size, stride and padding of the second convolution.
+# Extra layers by side of the image: width, and kernel, stride and padding of the second convolution.
 LAYERS = {
     300: ((512, 3, 2, 1), (256, 3, 2, 1), (256, 3, 1, 0), (256, 3, 1, 0)),
     512: ((512, 3, 2, 1), (256, 3, 2, 1), (256, 3, 2, 1), (256, 3, 2, 1), (256, 4, 1, 1)),
@@ -19,11 +19,15 @@ STRIDES = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)} 
 
 
 class L2Norm(nn.Module):
-    """Features of unit L2 norm over the channels, times one learned factor w a channel (SSD, 1512.02325, section 3.1).
+    """Features of unit L2 norm over the channels, times a learned factor w per channel (SSD, 1512.02325, section 3.1).
 
         y_c = w_c x_c / max(||x||, 1e-10)   at every position of x (B, channels, H, W); w begins at `scale`.
 
     Computed in float32, given back in the precision of x.
+
+    Args:
+        channels: Channels of the features.
+        scale: Initial value of the factors.
     """
 
     def __init__(self, channels: int, scale: float) -> None:
@@ -39,9 +43,15 @@ class L2Norm(nn.Module):
 def ssd_layers(
     inputs: int, width: int, size: int = 3, stride: int = 2, padding: int = 1, norm: bool = False
 ) -> nn.Sequential:
-    """An extra layer of SSD: a 1x1 convolution to half of `width`, then `size` x `size` to `width`; ReLU after both.
+    """Extra layer of SSD: a 1x1 convolution to half of `width`, then `size` x `size` to `width`; ReLU after both.
 
-    norm: batch norms between.
+    Args:
+        inputs: Channels of the features.
+        width: Channels of the output.
+        size: Kernel of the second convolution.
+        stride: Stride of the second convolution.
+        padding: Padding of the second convolution.
+        norm: A batch norm before each ReLU.
     """
     layers: list[nn.Module] = []
     for conv in (nn.Conv2d(inputs, width // 2, 1), nn.Conv2d(width // 2, width, size, stride, padding)):
@@ -52,8 +62,18 @@ def ssd_layers(
 class SSDExtra(nn.Module):
     """SSD's maps (arXiv 1512.02325, figure 2): conv4_3 with `L2Norm`, fc7, then extra layers, each from the one before.
 
-    size: of the pictures, 300 (6 maps, the last two layers without stride and rim) or 512 (7, the last layer 4x4);
-    l2_scale: first factor of conv4_3's norm. channels: of each map, they differ.
+    Args:
+        inputs: Channels of conv4_3 and fc7.
+        size: Side of the images, 300 (6 maps, the last two layers without stride and padding) or 512 (7, the last layer
+            4x4).
+        l2_scale: Initial factor of conv4_3's norm.
+
+    Attributes:
+        channels: Channels of each map: they differ.
+        strides: Pixels per cell of each map, the `step` of SSD's prior boxes.
+
+    Raises:
+        ValueError: The backbone does not have two maps, or an image has a side below 257 pixels.
     """
 
     def __init__(self, inputs: tuple[int, ...], *, size: Literal[300, 512] = 300, l2_scale: float = 20.0) -> None:
@@ -71,7 +91,7 @@ class SSDExtra(nn.Module):
         """The maps, finest first, of [conv4_3, fc7]."""
         x = features[1]
         if min(x.shape[-2:]) < 17:
-            raise ValueError(f"neck.kind ssd_extra: pictures need sides of 257 pixels or more, fc7 is {tuple(x.shape)}")
+            raise ValueError(f"neck.kind ssd_extra: images need sides of 257 pixels or more, fc7 is {tuple(x.shape)}")
         maps = [self.l2_norm(features[0]), x]
         for layer in self.extra:
             maps.append(layer(maps[-1]))

@@ -7,7 +7,6 @@ its rounded view. No number is typed.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qrepro.metrics.area_ranges import size_note
-from qrepro.metrics.oracle import same_rule
+from qrepro.metrics.area_ranges import column_sides, size_note
 from qrepro.metrics.summary import score_correlation
 from qrepro.metrics.voc_ap import voc_rows
-from qrepro.papers.columns import Column
-from qrepro.records.run_folder import Run
+from qrepro.records.columns import Column
+from qrepro.records.run_folder import RunFolder
+from qrepro.records.score_rule import find_rule
+from qrepro.records.tables import MISSING, cell, markdown
 
 GIVEN = ("recipe", "overrides", "rule")
 TRACES = [*GIVEN, "profile", "seeds", "hash", "commit", "device", "date", "split", "images", "stale"]
 MEASURED, SPREAD = "_measured", "_sd"
-MISSING = "–"
-_NUMBER = r"[-+]?\d[\d.]*(?:e[-+]?\d+)?%?"
 _VOC_AVERAGE = "11-point"
 VOC_NOTE = (
     f"PASCAL VOC's, at IoU 0.5 (mAP60: at IoU 0.6, and so on), {_VOC_AVERAGE} as for VOC2007. "
-    f"{size_note(Column('mAP').sides)}. The paper says neither which average nor which picture: both are a choice "
-    "made here."
+    f"{size_note(column_sides(Column('mAP')))}. The paper says neither which average nor which image: both are a "
+    "choice made here."
 )
 
 
@@ -56,7 +54,7 @@ def metric_columns(columns: Sequence[str]) -> list[str]:
 
 
 def regenerate(
-    printed: pd.DataFrame, runs: Mapping[str, Sequence[Run]], profile: str = "", stale: Collection[str] = ()
+    printed: pd.DataFrame, runs: Mapping[str, Sequence[RunFolder]], profile: str = "", stale: Collection[str] = ()
 ) -> pd.DataFrame:
     """Put measured values beside the printed ones.
 
@@ -94,12 +92,11 @@ def missing_rows(frame: pd.DataFrame) -> list[str]:
     return frame["row"][(frame["recipe"] != "") & (frame["seeds"] == "")].tolist()
 
 
-def display(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame as text for reading: numbers rounded, metrics of a regenerated table as "printed / measured ± sd".
+def printed_beside_measured(frame: pd.DataFrame) -> pd.DataFrame:
+    """A regenerated table as text for reading, metrics as "printed / measured ± sd".
 
-    AP and AR have one decimal, other floats three. In a regenerated table the profile stands beside the row, so that a
-    measured value is not taken for one on the paper's data, and so does "stale"; columns that are empty throughout are
-    left out, and hashes are cut to seven characters.
+    The profile stands beside the row, so that a measured value is not taken for one on the paper's data, and so does
+    "stale"; columns that are empty throughout are left out, and hashes are cut to seven characters.
     """
     merged = [str(name).removesuffix(MEASURED) for name in frame if str(name).endswith(MEASURED)]
     shown: dict[str, list[str]] = {}
@@ -108,103 +105,30 @@ def display(frame: pd.DataFrame) -> pd.DataFrame:
             trio = zip(frame[name], frame[name + MEASURED], frame[name + SPREAD], strict=True)
             shown[name] = [_merged_cell(name, *cells) for cells in trio]
         elif not any(name == metric + suffix for metric in merged for suffix in (MEASURED, SPREAD)):
-            shown[name] = [_cell(name, value) for value in frame[name]]
-    if merged:
-        for name in ("hash", "commit"):
-            if name in shown:
-                shown[name] = [" ".join(part[:7] for part in cell.split()) for cell in shown[name]]
-        order = [name for name in ("row", "stale", "profile", "seeds") if name in shown]
-        shown = {name: shown[name] for name in dict.fromkeys([*order, *shown]) if any(shown[name])}
+            shown[name] = [cell(name, value) for value in frame[name]]
+    for name in ("hash", "commit"):
+        if name in shown:
+            shown[name] = [" ".join(part[:7] for part in value.split()) for value in shown[name]]
+    order = [name for name in ("row", "stale", "profile", "seeds") if name in shown]
+    shown = {name: shown[name] for name in dict.fromkeys([*order, *shown]) if any(shown[name])}
     return pd.DataFrame(shown, dtype=str)
 
 
-def markdown(frame: pd.DataFrame, title: str = "", notes: Sequence[str] = ()) -> str:
-    """Markdown of a frame: heading, what the cells mean, the aligned table, and notes as a list below it.
-
-    A regenerated table also lists the rows that were not run.
-    """
-    shown = display(frame)
-    parts = [f"# {title}"] if title else []
+def table_markdown(frame: pd.DataFrame, title: str = "", notes: Sequence[str] = ()) -> str:
+    """Markdown of a regenerated table: what its cells mean, the table, and notes; rows that were not run are named."""
+    lead = (
+        "Cells are *printed / measured*: the paper's value, then ours on the table's profile (mean over seeds, "
+        f"± standard deviation where there are several); {MISSING} where there is none. AP and AR in percent."
+    )
     notes = list(notes)
-    if any(str(name).endswith(MEASURED) for name in frame):
-        parts.append(
-            "Cells are *printed / measured*: the paper's value, then ours on the table's profile (mean over seeds, "
-            f"± standard deviation where there are several); {MISSING} where there is none. AP and AR in percent."
-        )
-        missing = missing_rows(frame)
-        if missing:
-            notes.insert(0, f"Not run: {', '.join(missing)}.")
-        if any(_is_voc(str(name).removesuffix(MEASURED)) for name in frame):
-            notes.append(f"mAP: {VOC_NOTE}")
-    parts.append("\n".join(_grid(shown)))
-    if notes:
-        parts.append("\n".join(f"- {note}" for note in notes))
-    return "\n\n".join(parts) + "\n"
+    if missing := missing_rows(frame):
+        notes.insert(0, f"Not run: {', '.join(missing)}.")
+    if any(_is_voc(str(name).removesuffix(MEASURED)) for name in frame):
+        notes.append(f"mAP: {VOC_NOTE}")
+    return markdown(printed_beside_measured(frame), title, notes, lead)
 
 
-def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
-    """Write the frame at full precision, undefined values as empty cells."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, lineterminator="\n")
-    return path
-
-
-def write_markdown(frame: pd.DataFrame, path: str | Path, title: str = "", notes: Sequence[str] = ()) -> Path:
-    """Write the markdown of the frame."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(markdown(frame, title, notes), encoding="utf-8")
-    return path
-
-
-def write_rows(
-    rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", notes: Sequence[str] = ()
-) -> tuple[Path, Path]:
-    """Write rows of any analysis as `path` (.csv) and, beside it, as markdown; returns both paths."""
-    path = Path(path)
-    if path.suffix != ".csv":
-        raise ValueError(f"{path}: a table is written to a name that ends in .csv")
-    frame = pd.DataFrame([dict(row) for row in rows])
-    return write_csv(frame, path), write_markdown(frame, path.with_suffix(".md"), title, notes)
-
-
-def readable(rows: Sequence[Mapping[str, Any]], digits: int) -> tuple[list[dict[str, Any]], str]:
-    """Rows of an analysis for reading, and what is the same in all of several, as one line of text.
-
-    A value with an interval, x with x_low and x_high, becomes `x [low, high]` (x alone where that is nan).
-    """
-    shown = [_with_intervals(row, digits) for row in rows]
-    texts = [{name: _text(value, digits) for name, value in row.items()} for row in shown]
-    same = [name for name in texts[0] if len({row.get(name) for row in texts}) == 1] if len(texts) > 1 else []
-    line = ", ".join(f"{name} {texts[0][name]}" for name in same if texts[0][name])
-    return [{name: value for name, value in row.items() if name not in same} for row in shown], line
-
-
-def _with_intervals(row: Mapping[str, Any], digits: int) -> dict[str, Any]:
-    """A row whose intervals stand beside their values."""
-    found = dict(row)
-    for name in [name for name in row if f"{name}_low" in row and f"{name}_high" in row]:
-        ends = found.pop(f"{name}_low"), found.pop(f"{name}_high")
-        if not math.isnan(ends[0]):
-            found[name] = f"{row[name]:.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
-    return found
-
-
-def _text(value: Any, digits: int) -> str:
-    """A value in a line of text: nothing where it is undefined."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{round(value, digits):g}"
-    return "" if value is None else str(value)
-
-
-def is_number(text: str) -> bool:
-    """Whether a displayed cell is read as a number, and so aligned right: [printed /] number [± sd | interval]."""
-    spread = rf" ± {_NUMBER}| \[{_NUMBER}, {_NUMBER}\]"
-    return bool(re.fullmatch(rf"(({_NUMBER}|{MISSING}) / )?({_NUMBER}({spread})?|{MISSING})", text))
-
-
-def _with_rule(runs: Sequence[Run], record: Mapping[str, Any]) -> list[Run]:
+def _with_rule(runs: Sequence[RunFolder], record: Mapping[str, Any]) -> list[RunFolder]:
     """The evaluated runs that hold metrics of the rule of a row, by seed."""
     if not record.get("rule"):
         raise ValueError(f"row {record['row']!r} has runs but its rule is empty")
@@ -215,14 +139,14 @@ def _with_rule(runs: Sequence[Run], record: Mapping[str, Any]) -> list[Run]:
     return sorted(usable, key=lambda run: run.seed)
 
 
-def _rule_metrics(run: Run, rule: str) -> Mapping[str, Any] | None:
+def _rule_metrics(run: RunFolder, rule: str) -> Mapping[str, Any] | None:
     """Metrics of a rule by its meaning."""
-    name = same_rule(run.metrics["rules"], rule)
+    name = find_rule(run.metrics["rules"], rule)
     return None if name is None else run.metrics["rules"][name]
 
 
 def _line(
-    record: Mapping[str, Any], metrics: Sequence[str], runs: Sequence[Run], profile: str, stale: str
+    record: Mapping[str, Any], metrics: Sequence[str], runs: Sequence[RunFolder], profile: str, stale: str
 ) -> dict[str, Any]:
     """One line of the tidy frame."""
     line: dict[str, Any] = {}
@@ -239,9 +163,9 @@ def _line(
     return line | given | _trace(runs, profile, stale)
 
 
-def _trace(runs: Sequence[Run], profile: str, stale: str) -> dict[str, str]:
+def _trace(runs: Sequence[RunFolder], profile: str, stale: str) -> dict[str, str]:
     """Where the measured values of a line come from; empty without runs."""
-    infos = [run.info for run in runs]
+    infos = [run.card for run in runs]
     return {
         "profile": profile if runs else "",
         "seeds": _unique(run.seed for run in runs),
@@ -266,7 +190,7 @@ def _is_voc(name: str) -> bool:
     return column is not None and column.family == "mAP"
 
 
-def _measured(run: Run, rule: str, metrics: Sequence[str]) -> dict[str, float]:
+def _measured(run: RunFolder, rule: str, metrics: Sequence[str]) -> dict[str, float]:
     """What a run measures by a rule, by column; NaN for what it does not have."""
     stored = {**(_rule_metrics(run, rule) or {}), **_voc(run, rule, metrics)}
     return {
@@ -274,56 +198,30 @@ def _measured(run: Run, rule: str, metrics: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _voc(run: Run, rule: str, metrics: Sequence[str]) -> Mapping[str, Any]:
+def _voc(run: RunFolder, rule: str, metrics: Sequence[str]) -> Mapping[str, Any]:
     """VOC's metrics of the stored detections at the thresholds that columns name; none where no column is VOC's."""
     wanted = [column for name in metrics if (column := Column.of(name)) and column.family == "mAP"]
-    name = same_rule(run.rules, rule)
+    name = find_rule(run.rules, rule)
     if not wanted or name is None:
         return {}
     thresholds = [column.threshold for column in wanted if column.threshold is not None]
-    rows = voc_rows(run.truths, run.detections(name), thresholds, wanted[0].sides)
+    rows = voc_rows(run.ground_truth, run.detections(name), thresholds, column_sides(wanted[0]))
     return next(row for row in rows if row["interpolation"] == _VOC_AVERAGE)
 
 
-def _params(run: Run, rule: str) -> float:
+def _params(run: RunFolder, rule: str) -> float:
     """Parameters of the model in millions."""
-    return float(run.info.get("parameters", math.nan)) / 1e6
+    return float(run.card.get("parameters", math.nan)) / 1e6
 
 
-_OTHERS: Mapping[str, Callable[[Run, str], float]] = {"PCC": score_correlation, "params_m": _params}
+_OTHERS: Mapping[str, Callable[[RunFolder, str], float]] = {"PCC": score_correlation, "params_m": _params}
 
 
 def _merged_cell(name: str, printed: Any, measured: float, spread: float) -> str:
     """Text of one metric: printed / measured ± sd."""
     if not printed and math.isnan(measured):
         return ""
-    value = MISSING if math.isnan(measured) else _cell(name, measured)
+    value = MISSING if math.isnan(measured) else cell(name, measured)
     if not math.isnan(spread):
-        value += f" ± {_cell(name, spread)}"
+        value += f" ± {cell(name, spread)}"
     return f"{printed or MISSING} / {value}"
-
-
-def _cell(name: str, value: Any) -> str:
-    """Text of one value: one decimal for percent, three for other floats, empty for undefined."""
-    if isinstance(value, float | np.floating):
-        if math.isnan(value):
-            return ""
-        return f"{value:.1f}" if Column.of(name) or name == "params_m" else f"{value:.3f}"
-    return str(value)
-
-
-def _grid(shown: pd.DataFrame) -> list[str]:
-    """Lines of a markdown table whose columns are padded; columns of numbers are aligned right."""
-    columns = [[str(name), *shown[name]] for name in shown]
-    columns = [[cell.replace("|", r"\|").replace("\n", " ") for cell in column] for column in columns]
-    if not columns:
-        return ["(no rows)"]
-    padded = []
-    for column in columns:
-        width = max(3, *map(len, column))
-        cells = [cell for cell in column[1:] if cell]
-        right = bool(cells) and all(map(is_number, cells))
-        rule = "-" * (width - 1) + ":" if right else "-" * width
-        column.insert(1, rule)
-        padded.append([cell.rjust(width) if right else cell.ljust(width) for cell in column])
-    return ["| " + " | ".join(line) + " |" for line in zip(*padded, strict=True)]

@@ -9,18 +9,26 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from qrepro.metrics.area_ranges import column_area
 from qrepro.metrics.matching import COCO_THRESHOLDS, match
-from qrepro.metrics.oracle import fused, parse_rule, same_rule
 from qrepro.papers.claims import AGREES, CONTRADICTS, NOT_PRINTED, Cell, Comparison
-from qrepro.papers.columns import Column
-from qrepro.records.run_folder import Run
-from qrepro.statistics.intervals import Resampled, combined_row, resample_ap, resample_moments
+from qrepro.records.columns import Column
+from qrepro.records.run_folder import RunFolder
+from qrepro.records.score_rule import Rule, find_rule, fused_scores
+from qrepro.statistics.bootstrap import Resampled, resample_ap, resample_moments
+from qrepro.statistics.intervals import combined_row
 
-HOLDS, FAILS, OPEN, NOT_RUN, NOT_MEASURABLE = "holds", "does not hold", "not seen", "not run", "not measurable"
+HOLDS, FAILS, INCONCLUSIVE, NOT_RUN, NOT_MEASURABLE = (
+    "holds",
+    "does not hold",
+    "inconclusive",
+    "not run",
+    "not measurable",
+)
 VERDICTS = {
     HOLDS: "the whole 95 % interval of the effect, left side less right side, lies above 0",
     FAILS: "the interval lies below 0",
-    OPEN: "0 lies in the interval",
+    INCONCLUSIVE: "0 lies in the interval",
     NOT_RUN: "a run is missing",
     NOT_MEASURABLE: "a cited row, a column that runs do not have, or the same training on both sides here",
 }
@@ -35,13 +43,13 @@ MAP_NOTE = "mAP columns are measured as COCO's AP at that IoU (101 recalls, COCO
 class Measured:
     """The runs behind a row, one a seed, and the rule that the row is ranked by."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[RunFolder, ...]
     rule: str
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes two rows the same measurement."""
-        return tuple(run.path for run in self.runs), repr(parse_rule(self.rule))
+        return tuple(run.path for run in self.runs), Rule.parse(self.rule)
 
 
 class Sampler:
@@ -60,15 +68,15 @@ class Sampler:
         sampled = [self.sampled(run, measured.rule, column) for run in measured.runs]
         return weight, [one for one, _ in sampled], sampled[0][1]
 
-    def sampled(self, run: Run, rule: str, column: str) -> tuple[Resampled, str]:
+    def sampled(self, run: RunFolder, rule: str, column: str) -> tuple[Resampled, str]:
         """A run's resampled metrics that hold a column, and its name among them.
 
         Raises `KeyError` for a column that no run measures, `FileNotFoundError` where the run has not the files.
         """
         if column == "PCC":
             if (run.path, rule) not in self._pcc:
-                boxes, images = run.positives, run.truths.images["id"]
-                values = (boxes["image_id"], fused(boxes, rule), boxes["iou"])
+                boxes, images = run.positives, run.ground_truth.images["id"]
+                values = (boxes["image_id"], fused_scores(boxes, rule), boxes["iou"])
                 self._pcc[run.path, rule] = resample_moments(*values, images, self.draws, self.seed)
             return self._pcc[run.path, rule], "pearson"
         found = Column.of(column)
@@ -76,10 +84,10 @@ class Sampler:
             raise KeyError(column)
         key = (run.path, rule, found.family + found.size)
         if key not in self._ap:
-            stored = same_rule(run.rules, rule) or rule
+            stored = find_rule(run.rules, rule) or rule
             thresholds = (0.5,) if found.family == "mAP" and found.size else COCO_THRESHOLDS  # mAPS is at 0.5 only
-            matches = match(run.truths, run.detections(stored), thresholds, area=found.area)
-            self._ap[key] = resample_ap(matches, run.truths.images["id"], self.draws, self.seed)
+            matches = match(run.ground_truth, run.detections(stored), thresholds, area=column_area(found))
+            self._ap[key] = resample_ap(matches, run.ground_truth.images["id"], self.draws, self.seed)
         at = found.threshold or (0.5 if found.family == "mAP" else None)
         return self._ap[key], "AP" if at is None else f"AP{100 * at:g}"
 
@@ -91,8 +99,8 @@ def measured_row(
 
     find: the runs behind a cell; None for a row that nobody can train, no runs for one that was not trained.
     The verdict is `holds` where the whole interval of the effect lies above 0, `does not hold` where it lies below,
-    `not seen` where 0 is in it; `not run`; `not measurable` where a cell is of a cited row, of a column that runs do
-    not have, or where both sides are the same training here.
+    `inconclusive` where 0 is in it; `not run`; `not measurable` where a cell is of a cited row, of a column that runs
+    do not have, or where both sides are the same training here.
     """
     nothing: dict[str, Any] = dict.fromkeys(("effect", "low", "high", "p_value"), math.nan)
     nothing |= dict.fromkeys(("seeds", "images", "runs"), "")
@@ -109,16 +117,17 @@ def measured_row(
         row = combined_row([sampler.term(*one) for one in weighed], constant, level)
     except FileNotFoundError:
         return {"verdict": NOT_RUN, **nothing}
-    if math.isnan(row["value"]):
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    if math.isnan(value):
         return {"verdict": NOT_MEASURABLE, **nothing}
     runs = list(dict.fromkeys(run for one in found.values() for run in one.runs))
     return {
-        "verdict": HOLDS if row["low"] > 0 else FAILS if row["high"] < 0 else OPEN,
-        "effect": row["value"],
+        "verdict": HOLDS if low > 0 else FAILS if high < 0 else INCONCLUSIVE,
+        "effect": value,
         **{name: row[name] for name in ("low", "high", "p_value")},
         "seeds": " ".join(map(str, sorted({run.seed for run in runs}))),
         "images": str(row["images"]),
-        "runs": " ".join(sorted({f"{run.info.get('hash', '')}@{run.info.get('commit', '')}" for run in runs})),
+        "runs": " ".join(sorted({f"{run.card.get('hash', '')}@{run.card.get('commit', '')}" for run in runs})),
     }
 
 
@@ -147,7 +156,7 @@ def _measurable(column: str) -> bool:
 def claim_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     """Of a whole claim, from those of its comparisons: it holds where all that can be measured do."""
     said = [row["verdict"] for row in rows if row["verdict"] != NOT_MEASURABLE]
-    return next((worst for worst in (FAILS, NOT_RUN, OPEN, HOLDS) if worst in said), NOT_MEASURABLE)
+    return next((worst for worst in (FAILS, NOT_RUN, INCONCLUSIVE, HOLDS) if worst in said), NOT_MEASURABLE)
 
 
 def effect_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ Every function takes arrays or rows and returns a `Plot`; nothing touches pyplot
 """
 
 from qrepro.plots.analytic import iou_gradient, perturbation, qfl_curves
-from qrepro.plots.average_precision import ap_by_threshold, ap_vs_alpha, precision_recall
+from qrepro.plots.average_precision import ap_by_threshold, ap_vs_alpha, precision_recall, result_curves
 from qrepro.plots.calibration import reliability
 from qrepro.plots.claims import claimed_effects
 from qrepro.plots.clouds import SAMPLE, class_vs_iou_score, estimate_vs_iou, score_vs_iou, top1_vs_iou
@@ -37,6 +37,7 @@ __all__ = [
     "qfl_curves",
     "quality_loss_curves",
     "reliability",
+    "result_curves",
     "score_vs_iou",
     "side_distributions",
     "speed_accuracy",

@@ -1,4 +1,4 @@
-"""Figures that need no data: losses and their gradients drawn from their formulas."""
+"""Figures that need no data: losses and their gradients, drawn from their formulas."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from qrepro.plots.style import BLUE, GREY, SMALL, Plot, canvas, finish, line_style, shades, stack
+from qrepro.plots.style import BLUE, GREY, SMALL, LineStyle, Plot, canvas, finish, line_style, shades, stack
 
 
 def iou_gradient() -> Plot:
-    """Derivative log((1-u)/u) of the IoU loss by its target, IoU-aware RetinaNet eq. 5 and fig. 3: no data."""
+    """Draw the derivative of the IoU loss by its target, IoU-aware RetinaNet (arXiv 1912.05992) eq. 5 and fig. 3.
+
+    Returns:
+        The figure of log((1-u)/u) over the estimated IoU u; points {u, gradient}, gradient in nats.
+    """
     u = np.linspace(0.005, 0.995, 199)
     gradient = np.log((1 - u) / u)
     with canvas(4.2, 3.0) as figure:
@@ -27,14 +32,22 @@ def iou_gradient() -> Plot:
 
 
 def qfl_curves(label: float = 0.5, betas: Sequence[float] = (0, 1, 2, 2.5, 4)) -> Plot:
-    """Quality focal loss against the score, GFL (arXiv 2006.04388) eq. 2 and fig. 5a, with the betas of its table 1c.
+    """Draw the quality focal loss against the score, GFL (arXiv 2006.04388) eq. 2, fig. 5a, betas of its table 1c.
 
         QFL(s) = -|y - s|^beta [(1 - y) log(1 - s) + y log s]
 
     in nats, over the score s after the sigmoid. The least value is at s = y for every beta: 0, or for beta = 0 (cross
     entropy) the entropy of y.
-    label: y in [0, 1].   betas: at least 0, one line each.
-    Points: {label, beta, score, loss}.
+
+    Args:
+        label: Quality label y in [0, 1].
+        betas: Exponents of at least 0, one line each.
+
+    Returns:
+        The figure; points {label, beta, score, loss}.
+
+    Raises:
+        ValueError: If the label lies outside [0, 1], a beta is negative or there is none.
     """
     if not 0 <= label <= 1:
         raise ValueError(f"label must lie in [0, 1], got {label:g}")
@@ -48,7 +61,8 @@ def qfl_curves(label: float = 0.5, betas: Sequence[float] = (0, 1, 2, 2.5, 4)) -
         for index, beta in enumerate(betas):
             loss = np.abs(label - score) ** beta * entropy
             name = f"β = {beta:g}" + (" (cross entropy)" if beta == 0 else "")
-            ax.plot(score, loss, label=name, **{**line_style(index), "marker": ""})
+            style: LineStyle = {**line_style(index), "marker": ""}
+            ax.plot(score, loss, label=name, **style)
             frames.append(pd.DataFrame({"label": label, "beta": beta, "score": score, "loss": loss}))
         ax.axvline(label, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
         ax.set(xlim=(0, 1), xlabel="score σ after the sigmoid", ylabel="quality focal loss (nats)")
@@ -64,7 +78,7 @@ def perturbation(
     n: int = 16,
     mass: float = 0.99,
 ) -> Plot:
-    """How far a small disturbance of the feature moves a regressed distance, GFL (arXiv 2006.04388) fig. 10.
+    """Draw how far a small disturbance of the feature moves a regressed distance, GFL (arXiv 2006.04388) fig. 10.
 
     Two linear heads on the same 2-D feature x are fitted to a target y, then x is disturbed by d of norm |d| in every
     direction. The paper gives the targets and |d| = 0.1, but neither x nor the bins nor how the heads were fitted; here
@@ -74,11 +88,22 @@ def perturbation(
         General:      W = log(P) x^T / |x|^2              change |E(softmax(W (x + d))) - E(P)|,  E(P) = sum_i i P_i
 
     with P over the bins 0 ... n the least of the distribution focal loss (eq. 6), mass (i+1-y) on bin i and mass (y-i)
-    on i+1, and the rest, 1 - mass, shared by the other bins: a fit that has not gone on for ever.
-    targets: distances in cells within [0, n].   feature: x, not zero.   n: at least 2.   mass: in (0, 1).
-    The claim that General is insensitive holds for sharp distributions: with a mass of 0.96 the target 1.5 moves more
-    than that of Dirac delta, with 0.97 less.
-    Points: {head, target, angle (degrees between d and x), change (cells), norm, feature_norm, n, mass}.
+    on i+1, and the rest, 1 - mass, shared by the other bins: a fit that has not run to convergence. The claim that
+    General is insensitive holds for sharp distributions: with a mass of 0.96 the target 1.5 moves more than that of
+    Dirac delta, with 0.97 less.
+
+    Args:
+        targets: Distances y in cells within [0, n], at least one.
+        feature: The feature x, not zero.
+        norm: |d| of the disturbance.
+        n: Last bin in cells, at least 2.
+        mass: Probability of the two bins beside the target, in (0, 1).
+
+    Returns:
+        The figure; points {head, target, angle (degrees between d and x), change (cells), norm, feature_norm, n, mass}.
+
+    Raises:
+        ValueError: If the feature is zero or a value lies outside its range.
     """
     length = math.hypot(*feature)
     if length == 0:
@@ -108,12 +133,14 @@ def perturbation(
         ax.set_xlabel("angle between disturbance and feature (°)")
         ax.set_ylim(bottom=0)
         finish(figure)
-    what = f"Disturbance of norm {norm:g} on a feature of norm {length:.3g}; General with {mass:.3g} of its mass on the"
-    return Plot(figure, stack(frames), f"{what} two bins beside the target y, of bins 0 to {n}.")
+    setting = (
+        f"Disturbance of norm {norm:g} on a feature of norm {length:.3g}; General with {mass:.3g} of its mass on the"
+    )
+    return Plot(figure, stack(frames), f"{setting} two bins beside the target y, of bins 0 to {n}.")
 
 
-def _near_target(target: float, n: int, mass: float) -> np.ndarray:
-    """Distribution (n + 1,) over the bins 0 ... n with `mass` on both neighbours of the target, nearer has more."""
+def _near_target(target: float, n: int, mass: float) -> NDArray[np.float64]:
+    """Distribution (n + 1,) over the bins 0 ... n with `mass` on both neighbours of the target, more on the nearer."""
     left = min(math.floor(target), n - 1)
     probability = np.full(n + 1, (1 - mass) / (n - 1))
     probability[[left, left + 1]] = mass * (left + 1 - target), mass * (target - left)

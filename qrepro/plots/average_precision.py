@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from qrepro.metrics.coco_ap import APResult
 from qrepro.plots.style import (
     BLUE,
     DASHED,
     GREY,
     NBSP,
     RED,
+    LineStyle,
     Plot,
     canvas,
     finish,
@@ -27,11 +29,29 @@ from qrepro.plots.style import (
 )
 
 
-def ap_vs_alpha(sweeps: Sequence[Sequence[Mapping[str, Any]]], metric: str = "AP", title: str = "") -> Plot:
-    """AP against alpha of p^alpha u^(1-alpha): with the estimate, with the true IoU, and by class score alone.
+class _ErrorBarStyle(TypedDict):
+    """Keywords of a line with error bars."""
 
-    sweeps: per seed the rows of `oracle.alpha_rows`, metric in percent. Lines are means over seeds, bars the lowest and
-        the highest seed. The product p u stands at alpha = 0.5, whose ranking it shares.
+    color: str
+    marker: str
+    markersize: float
+    capsize: float
+
+
+def ap_vs_alpha(sweeps: Sequence[Sequence[Mapping[str, object]]], metric: str = "AP", title: str = "") -> Plot:
+    """Draw AP against alpha of p^alpha u^(1-alpha): with the estimate, with the true IoU, and by class score alone.
+
+    Lines are means over seeds, bars the lowest and the highest seed. The product p u stands at alpha = 0.5, whose
+    ranking it shares.
+
+    Args:
+        sweeps: Per seed the rows of `oracle.alpha_rows`, of which rule, kind ("class", "product" or "power"), alpha,
+            oracle and the metric are read.
+        metric: Column of the metric, in percent.
+        title: Above the panel.
+
+    Returns:
+        The figure; points {sweep, rule, kind, alpha, oracle, <metric>}, sweep the index of the seed.
     """
     columns = ["seed", "rule", "kind", "alpha", "oracle", metric]
     records = [{**row, "seed": seed} for seed, rows in enumerate(sweeps) for row in rows]
@@ -45,17 +65,17 @@ def ap_vs_alpha(sweeps: Sequence[Sequence[Mapping[str, Any]]], metric: str = "AP
             (False, BLUE, "o", "estimated IoU"),
             (True, RED, "s", "true IoU (oracle)"),
         ):
-            mine = points[points["oracle"].astype(bool) == oracle]
-            power = mine[mine["kind"] == "power"].groupby("alpha")[metric].agg(["mean", "min", "max"])
-            style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4, "capsize": 2}
+            group = points[points["oracle"].astype(bool) == oracle]
+            power = group[group["kind"] == "power"].groupby("alpha")[metric].agg(["mean", "min", "max"])
+            style: _ErrorBarStyle = {"color": colour, "marker": marker, "markersize": 4, "capsize": 2}
             if len(power):
                 label = f"{name}: best {power['mean'].max():.1f} at α = {power['mean'].idxmax():g}"
                 spread = np.array([power["mean"] - power["min"], power["max"] - power["mean"]])
                 ax.errorbar(power.index, power["mean"], spread, label=label, **style)
-            product = mine.loc[mine["kind"] == "product", metric].mean()
+            product = group.loc[group["kind"] == "product", metric].mean()
             if not math.isnan(product):
-                style = {"color": colour, "marker": "D", "markersize": 7, "fillstyle": "none", "linestyle": ""}
-                ax.plot([0.5], [product], label=f"{name}, product: {product:.1f}", **style)
+                diamond: LineStyle = {"color": colour, "marker": "D", "markersize": 7, "linestyle": ""}
+                ax.plot([0.5], [product], label=f"{name}, product: {product:.1f}", fillstyle="none", **diamond)
         ax.set(xlim=(-0.03, 1.03), xlabel="α  (0: quality alone … 1: class score alone)", ylabel=f"{metric} (%)")
         ax.set_title(fold(title, 4.8))
         ax.margins(y=0.12)
@@ -65,10 +85,19 @@ def ap_vs_alpha(sweeps: Sequence[Sequence[Mapping[str, Any]]], metric: str = "AP
 
 
 def ap_by_threshold(thresholds: ArrayLike, lines: Mapping[str, ArrayLike], title: str = "", about: str = "") -> Plot:
-    """AP at each IoU threshold, one line per run or rule; in the legend its mean over the thresholds given.
+    """Draw AP at each IoU threshold, one line per run or rule; the legend gives its mean over the thresholds.
 
-    thresholds: (T,) IoU thresholds, increasing.   lines: name -> (T,) AP in percent; nan where it is undefined.
-    about: where the numbers come from (split, rule, seeds), put first in the caption.
+    Args:
+        thresholds: (T,) IoU thresholds, increasing.
+        lines: name -> (T,) AP in percent; nan where it is undefined.
+        title: Above the panel.
+        about: Source of the numbers (split, rule, seeds), put first in the caption.
+
+    Returns:
+        The figure; points {line, iou_threshold, AP}.
+
+    Raises:
+        ValueError: If the thresholds do not increase, there is no line, or a line has another number of values.
     """
     thresholds = np.asarray(thresholds, np.float64)
     if thresholds.ndim != 1 or not len(thresholds) or (np.diff(thresholds) <= 0).any():
@@ -91,21 +120,32 @@ def ap_by_threshold(thresholds: ArrayLike, lines: Mapping[str, ArrayLike], title
         ax.set_ylim(bottom=0)
         ax.set_title(fold(title, 4.8))
         finish(figure)
-    what = "AP at single IoU thresholds; the legend gives the mean over those drawn that are defined."
-    return Plot(figure, stack(frames), f"{about.strip()} {what}".strip())
+    description = "AP at single IoU thresholds; the legend gives the mean over those drawn that are defined."
+    return Plot(figure, stack(frames), f"{about.strip()} {description}".strip())
 
 
 def precision_recall(
     recall: ArrayLike, lines: Mapping[str, ArrayLike], graded: bool = False, title: str = "", about: str = ""
 ) -> Plot:
-    """Interpolated precision against recall, one line per IoU threshold or per run; in the legend its area, the AP.
+    """Draw interpolated precision against recall, one line per IoU threshold or run; the legend gives the area, AP.
 
-    recall: (R,) in [0, 1], those of the precision array; COCO's are 101 from 0 to 1.
-    lines: name -> (R,) or (R, K) precision in [0, 1], K categories; -1 (COCO's sign) or nan where a category has no
-        truth. The line is the mean over the categories that have; a line without any is not drawn and has no AP.
-        Of an `ap.APResult`: {f"IoU {t:g}": result.precision[i, :, :, 0, -1] for i, t in enumerate(result.thresholds)}.
-    graded: lines are ordered, as thresholds are: colours from dark to light in place of contrasting ones.
-    about: as in `ap_by_threshold`. AP is the mean of precision over the recalls (COCO's definition), in percent.
+    AP is the mean of precision over the recalls (COCO's definition), in percent.
+
+    Args:
+        recall: (R,) in [0, 1], those of the precision array; COCO's are 101 from 0 to 1.
+        lines: name -> (R,) or (R, K) precision in [0, 1], K categories; -1 (COCO's sign) or nan where a category has no
+            ground truth. The line is the mean over the categories that have; a line without any is not drawn and has no
+            AP. For a `coco_ap.APResult`: {f"IoU {t:g}": result.precision[i, :, :, 0, -1] for i, t in
+            enumerate(result.thresholds)}.
+        graded: Whether lines are ordered, as thresholds are: colours from dark to light in place of contrasting ones.
+        title: Above the panel.
+        about: Source of the numbers (split, rule, seeds), put first in the caption.
+
+    Returns:
+        The figure; points {line, recall, precision, n_classes}, n_classes the number of categories in the mean.
+
+    Raises:
+        ValueError: If the recalls do not lie in [0, 1], there is no line, or a line has another number of recalls.
     """
     recall = np.asarray(recall, np.float64)
     if recall.ndim != 1 or not len(recall) or recall.min() < 0 or recall.max() > 1:
@@ -118,7 +158,7 @@ def precision_recall(
         ax = figure.subplots()
         for index, (name, values) in enumerate(lines.items()):
             precision, classes = _mean_precision(name, values, len(recall))
-            style = {"color": colours[index]} if graded else {**line_style(index), "marker": ""}
+            style: LineStyle = {"color": colours[index]} if graded else {**line_style(index), "marker": ""}
             ap = 100 * precision.mean()
             ax.plot(recall, precision, label=f"{name}: AP{NBSP}{number(float(ap), '.1f')}", **style)
             curve = {"recall": recall, "precision": precision, "n_classes": classes}
@@ -126,22 +166,28 @@ def precision_recall(
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", ylabel="precision")
         ax.set_title(fold(title, 4.0))
         finish(figure)
-    what = "Mean precision of the classes that have truth; AP is its mean over the recalls, in percent."
-    return Plot(figure, stack(frames), f"{about.strip()} {what}".strip())
+    description = "Mean precision of the classes that have ground truth; AP is its mean over the recalls, in percent."
+    return Plot(figure, stack(frames), f"{about.strip()} {description}".strip())
 
 
-def _mean_precision(name: str, values: ArrayLike, recalls: int) -> tuple[np.ndarray, int]:
-    """Mean (R,) over the categories with truth of (R,) or (R, K) precision, nan without any, and their number."""
+def _mean_precision(name: str, values: ArrayLike, recalls: int) -> tuple[NDArray[np.float64], int]:
+    """Mean (R,) over the categories with ground truth of (R,) or (R, K) precision, nan for none, and their number."""
     precision = np.asarray(values, np.float64)
     if precision.ndim not in (1, 2) or len(precision) != recalls:
         raise ValueError(f"line {name!r}: precision {precision.shape} for {recalls} recalls")
     precision = precision.reshape(recalls, -1)
     defined = precision[:, (precision >= 0).all(axis=0)]
-    mean = defined.mean(axis=1) if defined.shape[1] else np.full(recalls, math.nan)
+    mean: NDArray[np.float64] = defined.mean(axis=1) if defined.shape[1] else np.full(recalls, math.nan)
     return mean, defined.shape[1]
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: NDArray[np.float64]) -> float:
     """Mean of the values that are defined; nan for none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else math.nan
+
+
+def result_curves(result: APResult, title: str = "") -> Plot:
+    """Precision against recall of an AP evaluation, a line per IoU threshold."""
+    lines = {f"IoU {t:g}": result.precision[i, :, :, 0, -1] for i, t in enumerate(result.thresholds)}
+    return precision_recall(result.recalls, lines, graded=True, title=title)

@@ -1,9 +1,9 @@
-"""Reliability diagrams: what was predicted against what came true."""
+"""Reliability diagrams: observed precision or IoU against confidence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -16,19 +16,28 @@ COLUMNS = ("low", "high", "n", "mean_confidence", "observed", "gap")
 
 
 def reliability(
-    panels: Mapping[str, Sequence[Mapping[str, Any]]],
+    panels: Mapping[str, Sequence[Mapping[str, object]]],
     xlabel: str = "confidence",
     ylabel: str = "observed precision",
     about: str = "",
 ) -> Plot:
-    """Observed frequency or IoU per bin of confidence, with the diagonal, above the number of detections per bin.
+    """Draw observed precision or IoU per bin of confidence, with the diagonal, above the detections per bin.
 
-    panels: title -> rows of `calibration.reliability_rows` of one metric and class: {low, high, n, mean_confidence,
-        observed, gap}, the last three shares in [0, 1]; bins with n = 0 may be left out. Values of metrics belong into
-        the title, behind a line break.
-    ylabel: what `observed` is: precision for D-ECE, precision times mean IoU for LaECE.
-    about: what was binned (split, tau, score floor, pooling), put first in the caption.
-    The hatched piece of a bin lies between observed and mean_confidence: above the bar the detector believes too much.
+    The hatched piece of a bin lies between observed and mean_confidence: above the bar the detector is overconfident.
+
+    Args:
+        panels: title -> rows of `calibration.reliability_rows` of one metric and class: {low, high, n, mean_confidence,
+            observed, gap}, the last three shares in [0, 1]; bins with n = 0 may be left out. Values of metrics belong
+            into the title, behind a line break.
+        xlabel: Of the confidence.
+        ylabel: Meaning of `observed`: precision for D-ECE, precision times mean IoU for LaECE.
+        about: What was binned (split, tau, score threshold, pooling), put first in the caption.
+
+    Returns:
+        The figure; points are the rows, each with its panel.
+
+    Raises:
+        ValueError: If there is no panel, a column is missing, or rows of several diagrams are mixed.
     """
     tables = {title: _checked(title, bins) for title, bins in panels.items()}
     rows, columns = grid_shape(len(panels))
@@ -53,13 +62,15 @@ def reliability(
                 ax.remove()
         figure.align_ylabels(grid[:, 0])
         finish(figure)
-    what = "Per bin: bar, what was observed; hatched, up to the mean confidence; below, the number of detections."
+    description = (
+        "Per bin: bar, what was observed; hatched, up to the mean confidence; below, the number of detections."
+    )
     points = stack(frame.assign(panel=title)[["panel", *frame.columns]] for title, frame in tables.items())
-    return Plot(figure, points, f"{about.strip()} {what}".strip())
+    return Plot(figure, points, f"{about.strip()} {description}".strip())
 
 
-def _checked(title: str, bins: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The bins of one panel, which must not be mixed of several diagrams."""
+def _checked(title: str, bins: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """The bins of one panel, refused where they belong to several diagrams."""
     frame = table(f"panel {title!r}", bins, COLUMNS)
     twice = frame["low"][frame["low"].duplicated()]
     if len(twice):
@@ -67,10 +78,17 @@ def _checked(title: str, bins: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return frame
 
 
+class _BarStyle(TypedDict):
+    """Keywords of the bars of a diagram."""
+
+    align: Literal["center", "edge"]
+    width: pd.Series[float]
+
+
 def _diagram(ax: Axes, bins: pd.DataFrame) -> None:
-    """Bars of the bins that hold something, their gaps, and the diagonal."""
+    """Bars of the bins that hold detections, their gaps, and the diagonal."""
     width = bins["high"] - bins["low"]
-    style: dict[str, Any] = {"align": "edge", "width": width}
+    style: _BarStyle = {"align": "edge", "width": width}
     ax.bar(bins["low"], bins["observed"], color=BLUE, alpha=0.45, edgecolor="white", label="observed", **style)
     gap = bins["mean_confidence"] - bins["observed"]
     ax.bar(

@@ -1,4 +1,4 @@
-"""The distributions that a detector puts out for the sides of a box, beside the picture they are about."""
+"""The distributions that a detector predicts for the sides of a box, beside the image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDES = {"left": (0, -1), "top": (1, -1), "right": (0, 1), "bottom": (1, 1)}  # 
 
 
 def side_distributions(
-    picture: ArrayLike,
+    image: ArrayLike,
     box: ArrayLike,
     centre: tuple[float, float],
     bin_size: tuple[float, float],
@@ -22,30 +22,41 @@ def side_distributions(
     title: str = "",
     about: str = "",
 ) -> Plot:
-    """Where a detector believes the four sides of one box to be, GFL (arXiv 2006.04388) figures 3, 13 and 14.
+    """Draw where a detector predicts the four sides of one box, GFL (arXiv 2006.04388) figures 3, 13 and 14.
 
-    The probabilities of left and right stand below the picture, those of top and bottom beside it, at the pixels they
+    The probabilities of left and right stand below the image, those of top and bottom beside it, at the pixels they
     mean: flat or two-peaked where a side is ambiguous, sharp where it is clear.
-    picture: (H, W, 3) of 0 ... 255.   box: (4,) x1, y1, x2, y2, px.   centre: x, y of the location, px.
-    bin_size: px per bin along x and y.   sides: left, top, right, bottom -> (n + 1,) probabilities of the distances
-        0 ... n bins from the centre.
-    Points: {side, bin, position (px), probability}.
+
+    Args:
+        image: (H, W, 3) of 0 ... 255.
+        box: (4,) x1, y1, x2, y2, px.
+        centre: x, y of the location, px.
+        bin_size: px per bin along x and y.
+        sides: left, top, right, bottom -> (n + 1,) probabilities of the distances 0 ... n bins from the centre.
+        title: Above the image.
+        about: Source of the prediction, put first in the caption.
+
+    Returns:
+        The figure; points {side, bin, position (px), probability}.
+
+    Raises:
+        ValueError: If the image or the box has another shape, or `sides` are not the four.
     """
-    shown = np.asarray(picture)
+    pixels = np.asarray(image)
     corners = np.asarray(box, np.float64)
-    if shown.ndim != 3 or shown.shape[2] != 3 or corners.shape != (4,):
-        raise ValueError(f"picture {shown.shape} must be (H, W, 3), and box {corners.shape} (4,)")
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or corners.shape != (4,):
+        raise ValueError(f"image {pixels.shape} must be (H, W, 3), and box {corners.shape} (4,)")
     if set(sides) != set(SIDES):
         raise ValueError(f"sides must be {', '.join(SIDES)}, got {', '.join(sides) or 'none'}")
     frames = []
-    height, width = shown.shape[:2]
+    height, width = pixels.shape[:2]
     tall = min(max(3.6 * height / width, 1.8), 5.0)
     with canvas(5.2, tall + 1.4) as figure:
         ratios = {"width_ratios": [3.6, 1.0], "height_ratios": [tall, 1.0]}
         grid = figure.subplots(2, 2, sharex="col", sharey="row", squeeze=False, gridspec_kw=ratios)
         main, beside, below = grid[0, 0], grid[0, 1], grid[1, 0]
         grid[1, 1].remove()
-        main.imshow(shown, extent=(0, width, height, 0), aspect="auto", interpolation="nearest")
+        main.imshow(pixels, extent=(0, width, height, 0), aspect="auto", interpolation="nearest")
         main.grid(False)
         x = corners[[0, 2, 2, 0, 0]]
         main.plot(x, corners[[1, 1, 3, 3, 1]], color="white", linewidth=3)
@@ -68,5 +79,5 @@ def side_distributions(
         beside.tick_params(labelbottom=True)
         main.set_title(fold(title, 3.4))
         finish(figure)
-    what = "Below and beside the picture: probability of each position of a side; the cross is the location."
-    return Plot(figure, stack(frames), f"{about.strip()} {what}".strip())
+    description = "Below and beside the image: probability of each position of a side; the cross is the location."
+    return Plot(figure, stack(frames), f"{about.strip()} {description}".strip())

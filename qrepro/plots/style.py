@@ -1,4 +1,4 @@
-"""One look for every figure: the `Plot` that functions return, colours, line styles, legends and texts that fit.
+"""Common style of the figures: the `Plot` that functions return, colours, line styles, legends and folded texts.
 
 Colours are those of Okabe and Ito (2008), which stay apart for colour-blind readers and, with line styles and markers,
 in grey.
@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY, BLACK = (
     "#0072B2",
@@ -62,11 +63,27 @@ STYLE: Any = {  # matplotlib types its keys as literals
 }
 
 
+RGBA = tuple[float, float, float, float]
+
+
+class LineStyle(TypedDict, total=False):
+    """Keywords of a matplotlib line."""
+
+    color: str | RGBA
+    linestyle: str
+    marker: str
+    markersize: float
+    clip_on: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """A figure, the points it shows and what they are.
+    """A figure, the points it shows and their description.
 
-    figure: of matplotlib.   points: one row per drawn point.   caption: what is drawn, and how it was chosen.
+    Attributes:
+        figure: The figure of matplotlib.
+        points: One row per drawn point.
+        caption: What is drawn, and how it was chosen.
     """
 
     figure: Figure
@@ -74,7 +91,12 @@ class Plot:
     caption: str
 
     def render(self, kind: str, dpi: int = 200) -> bytes:
-        """The figure as a file of `kind`, "png" or "svg"; the same figure gives the same bytes."""
+        """Render the figure as a file; the same figure gives the same bytes.
+
+        Args:
+            kind: "png" or "svg".
+            dpi: Dots per inch of a PNG and of what an SVG rasterises.
+        """
         buffer = io.BytesIO()
         with mpl.rc_context(STYLE):
             metadata = {"Date": None} if kind == "svg" else {"Software": None}
@@ -82,7 +104,14 @@ class Plot:
         return buffer.getvalue()
 
     def save(self, stem: str | Path) -> list[Path]:
-        """Write `stem`.png, .svg and .csv; returns the three paths."""
+        """Write the figure as PNG and SVG and its points as CSV.
+
+        Args:
+            stem: Path of the files without their ending; its folder is made where it is missing.
+
+        Returns:
+            The paths `stem`.png, `stem`.svg and `stem`.csv.
+        """
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [stem.parent / f"{stem.name}.{kind}" for kind in ("png", "svg", "csv")]
@@ -94,21 +123,37 @@ class Plot:
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of `width` x `height` inches, with the style in force while it is drawn."""
+    """Open an empty figure, with the style in force while it is drawn.
+
+    Args:
+        width: Of the figure in inches.
+        height: Of the figure in inches, without legend and titles (see `finish`).
+
+    Yields:
+        The figure.
+    """
     with mpl.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
 def grid_shape(panels: int, across: int = 3) -> tuple[int, int]:
-    """Rows and columns of a grid for so many panels, at most `across` in a row."""
+    """Return the number of rows and columns of a grid of panels.
+
+    Args:
+        panels: Number of panels, at least 1.
+        across: Largest number of panels in a row.
+
+    Raises:
+        ValueError: If there is no panel.
+    """
     if panels < 1:
         raise ValueError("a figure needs at least one panel")
     columns = min(panels, across)
     return math.ceil(panels / columns), columns
 
 
-def line_style(index: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the line with this number; the first 63 differ, neighbours also in grey."""
+def line_style(index: int) -> LineStyle:
+    """Return colour, dashes and marker of the line with this index; the first 63 differ, neighbours also in grey."""
     return {
         "color": CYCLE[index % len(CYCLE)],
         "linestyle": LINES[index % len(LINES)],
@@ -116,9 +161,9 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
-def shades(n: int) -> list[Any]:
-    """Colours of n ordered lines, dark to light; the lightest still shows on white."""
-    return [mpl.colormaps["viridis"](value) for value in np.linspace(0, 0.88, n)]
+def shades(n: int) -> list[RGBA]:
+    """Return the colours of n ordered lines, dark to light; the lightest still shows on white."""
+    return [mpl.colormaps["viridis"](value) for value in np.linspace(0, 0.88, n).tolist()]
 
 
 def finish(figure: Figure) -> None:
@@ -126,6 +171,9 @@ def finish(figure: Figure) -> None:
 
     The figure grows by the height of the legend and of its titles, so that these take no room from the panels. A layout
     left to matplotlib would move a little at every drawing, and with it the bytes of the file.
+
+    Args:
+        figure: Of `canvas`, drawn completely.
     """
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.19 * _title_lines(figure) + _legend(figure, width))
@@ -138,9 +186,9 @@ def _title_lines(figure: Figure) -> int:
     """Lines of text above panels: those of the figure's title and of the longest title in each row of panels."""
     lines = {-1: _lines(figure.get_suptitle())}
     for ax in figure.axes:
-        place = ax.get_subplotspec()
-        if place is not None:  # a colour bar has none
-            row = place.rowspan.start
+        position = ax.get_subplotspec()
+        if position is not None:  # a colour bar has none
+            row = position.rowspan.start
             lines[row] = max(lines.get(row, 0), _lines(ax.get_title(loc="left")))
     return sum(lines.values())
 
@@ -151,8 +199,8 @@ def _lines(text: str) -> int:
 
 
 def _legend(figure: Figure, width: float) -> float:
-    """Draw the legend of all labels, each once, into `width` inches; returns its height in inches."""
-    entries: dict[str, Any] = {}
+    """Draw the legend of all labels, each once, into `width` inches, and return its height in inches."""
+    entries: dict[str, Artist] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
@@ -162,12 +210,12 @@ def _legend(figure: Figure, width: float) -> float:
     texts = [fold(label, width - sample, SMALL) for label in entries]
     widest = max(text_width(line, SMALL) for text in texts for line in text.split("\n")) + sample
     columns = min(max(int(width / widest), 1), len(texts))
-    figure.legend(entries.values(), texts, loc="outside lower center", ncols=columns, fontsize=SMALL)
+    figure.legend(list(entries.values()), texts, loc="outside lower center", ncols=columns, fontsize=SMALL)
     return 0.17 * math.ceil(len(texts) / columns) * max(_lines(text) for text in texts) + 0.1
 
 
 def text_width(text: str, size: float) -> float:
-    """Width in inches of one line of text at `size` points."""
+    """Return the width in inches of one line of text at `size` points."""
     font = get_font(findfont(STYLE["font.family"]))
     font.set_size(size, 720)  # dots per inch, so many that fitting letters to dots changes nothing
     font.set_text(text)
@@ -175,9 +223,17 @@ def text_width(text: str, size: float) -> float:
 
 
 def fold(text: str, width: float, size: float = 9) -> str:
-    """Text in lines of at most `width` inches, broken behind spaces and the separators of recipe and rule names.
+    """Break a text into lines, behind spaces and the separators of recipe and rule names.
 
     A piece that is too wide by itself is broken between letters.
+
+    Args:
+        text: Of one or more paragraphs, separated by line breaks.
+        width: Of a line in inches, at most.
+        size: Of the letters in points.
+
+    Returns:
+        The text with line breaks.
     """
     lines = []
     for paragraph in text.split("\n"):
@@ -196,12 +252,23 @@ def fold(text: str, width: float, size: float = 9) -> str:
 
 
 def number(value: float, spec: str) -> str:
-    """The value in a format such as ".2f", with the minus sign of the axes; a dash where it is undefined."""
+    """Format a value by a specification such as ".2f", with the minus sign of the axes; nan gives a dash."""
     return "–" if math.isnan(value) else format(value, spec).replace("-", "−")
 
 
-def vectors(where: str, **arrays: ArrayLike) -> list[np.ndarray]:
-    """Equally long float64 vectors (N,) of finite numbers; ValueError with `where` and the names otherwise."""
+def vectors(where: str, **arrays: ArrayLike) -> list[NDArray[np.float64]]:
+    """Check that arrays are equally long vectors of finite numbers.
+
+    Args:
+        where: Begins the message of an error.
+        **arrays: (N,) numbers by name.
+
+    Returns:
+        (N,) float64 vectors in the order given.
+
+    Raises:
+        ValueError: If the vectors are not equally long or a number is not finite, with `where` and the names.
+    """
     checked = {name: np.asarray(values, np.float64) for name, values in arrays.items()}
     shapes = {values.shape for values in checked.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
@@ -214,8 +281,20 @@ def vectors(where: str, **arrays: ArrayLike) -> list[np.ndarray]:
     return list(checked.values())
 
 
-def table(where: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Rows as a frame of all their columns, of `columns` for no row; ValueError with `where` if one of these lacks."""
+def table(where: str, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> pd.DataFrame:
+    """Turn rows into a frame.
+
+    Args:
+        where: Begins the message of an error.
+        rows: Values by column.
+        columns: Columns that the rows must have.
+
+    Returns:
+        A frame of all columns of the rows, of `columns` where there is no row.
+
+    Raises:
+        ValueError: If one of `columns` is missing, with `where`.
+    """
     frame = pd.DataFrame(list(rows), columns=None if len(rows) else list(columns))
     missing = [name for name in columns if name not in frame]
     if missing:
@@ -224,6 +303,6 @@ def table(where: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str])
 
 
 def stack(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Frames below each other; an empty frame for none."""
+    """Stack frames below each other; no frame gives an empty one."""
     frames = list(frames)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

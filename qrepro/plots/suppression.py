@@ -1,9 +1,8 @@
-"""The boxes around one picture's objects before and after suppression, and which scores decided."""
+"""Boxes of one image before and after suppression, and the scores that decided."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,27 +16,38 @@ BEST = 4
 
 
 def before_and_after(
-    picture: ArrayLike, truths: ArrayLike, before: pd.DataFrame, after: pd.DataFrame, about: str = ""
+    image: ArrayLike, ground_truth: ArrayLike, before: pd.DataFrame, after: pd.DataFrame, about: str = ""
 ) -> Plot:
-    """Candidates of one picture and what suppression leaves of them (GFLv2, arXiv 2011.12885, figure 7).
+    """Draw the candidates of one image and those that suppression keeps (GFLv2, arXiv 2011.12885, figure 7).
 
-    picture: (H, W, 3) of 0 ... 255.   truths: (G, 4) xyxy, px.   before, after: frames of boxes with score and iou
-    (that with a truth). The BEST of both by score are drawn in colour, with these numbers in the legend.
-    Points: {panel, rank, x1, y1, x2, y2, score, iou}.
+    The BEST boxes of both by score are drawn in colour, with score and IoU in the legend.
+
+    Args:
+        image: (H, W, 3) of 0 ... 255.
+        ground_truth: (G, 4) boxes `xyxy`, px.
+        before: Frame of candidates with x1, y1, x2, y2 (px), score and iou (that with the ground truth).
+        after: Frame of the boxes that suppression keeps, with the same columns.
+        about: Source of the boxes, put first in the caption.
+
+    Returns:
+        The figure; points {panel, rank, x1, y1, x2, y2, score, iou}.
+
+    Raises:
+        ValueError: If the image has another shape.
     """
-    shown, objects = np.asarray(picture), np.asarray(truths, np.float64).reshape(-1, 4)
-    if shown.ndim != 3 or shown.shape[2] != 3:
-        raise ValueError(f"picture {shown.shape} must be (H, W, 3)")
-    height, width = shown.shape[:2]
+    pixels, objects = np.asarray(image), np.asarray(ground_truth, np.float64).reshape(-1, 4)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"image {pixels.shape} must be (H, W, 3)")
+    height, width = pixels.shape[:2]
     tall = min(max(3.6 * height / width, 1.8), 5.0)
     frames = []
     with canvas(8.2, tall + 0.4) as figure:
         panels = figure.subplots(1, 2, squeeze=False)[0]
         for ax, (name, boxes) in zip(panels, {"before": before, "after": after}.items(), strict=True):
-            ax.imshow(shown, extent=(0, width, height, 0), interpolation="nearest", alpha=0.75)
+            ax.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest", alpha=0.75)
             ax.grid(False)
-            for truth in objects.tolist():
-                _outline(ax, truth, BLACK, 2.2, linestyle="--")
+            for gt_box in objects.tolist():
+                _outline(ax, gt_box, BLACK, 2.2, linestyle="--")
             ranked = boxes.sort_values("score", ascending=False, kind="stable", ignore_index=True)
             for row in ranked.iloc[BEST:].to_dict("records"):
                 _outline(ax, [row[c] for c in BOX], GREY, 0.5)
@@ -49,14 +59,21 @@ def before_and_after(
             columns = ranked[[*BOX, "score", "iou"]]
             frames.append(pd.DataFrame({"panel": name, "rank": range(1, len(ranked) + 1), **columns}))
         finish(figure)
-    what = f"Dashed: truths. In colour: the {BEST} of the highest score; grey: the others."
-    return Plot(figure, stack(frames), f"{about.strip()} {what}".strip())
+    description = f"Dashed: ground truths. In colour: the {BEST} of the highest score; grey: the others."
+    return Plot(figure, stack(frames), f"{about.strip()} {description}".strip())
 
 
 def _outline(
     ax: Axes, box: Sequence[float], color: str, width: float, linestyle: str = "-", label: str = "", above: int = 0
 ) -> None:
-    """The four sides of a box; `above`: which of those that cross it is seen."""
+    """Draw the four sides of a box; a higher `above` draws it over the boxes that it crosses."""
     x1, y1, x2, y2 = box
-    style: dict[str, Any] = {"color": color, "linewidth": width, "label": label or None, "zorder": 2 + above}
-    ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], linestyle, **style)
+    ax.plot(
+        [x1, x2, x2, x1, x1],
+        [y1, y1, y2, y2, y1],
+        linestyle,
+        color=color,
+        linewidth=width,
+        label=label or None,
+        zorder=2 + above,
+    )

@@ -1,4 +1,4 @@
-"""Histograms of what the training targets are."""
+"""Histograms of the training targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from qrepro.plots.style import BLACK, GREY, SMALL, Plot, canvas, finish, fold, line_style, number, stack, vectors
 
@@ -17,14 +17,23 @@ from qrepro.plots.style import BLACK, GREY, SMALL, Plot, canvas, finish, fold, l
 def label_histograms(
     labels: Mapping[str, ArrayLike], bins: int = 20, below: float = 0.4, title: str = "", about: str = ""
 ) -> Plot:
-    """Distributions of quality labels over the positives, GFL (arXiv 2006.04388) fig. 12: IoU beside centerness.
+    """Draw distributions of quality labels over the positives, GFL (arXiv 2006.04388) fig. 12: IoU, centerness.
 
-    labels: name -> (N,) labels in [0, 1], one per positive location: the IoU of the decoded box with its truth, or
-        the centerness sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) of the location in its truth.
-    bins: of equal width over [0, 1]; a label of exactly 1 belongs to the last.
-    below: the legend gives the share of labels under it; the paper says that most labels of IoU are above 0.4.
-    about: where the positives come from (detector, assigner, split), put first in the caption.
-    Points: one row per bin, {label, low, high, n, share}; share of all labels of that name, nan for none.
+    Args:
+        labels: name -> (N,) labels in [0, 1], one per positive location: the IoU of the decoded box with its
+            ground truth, or the centerness sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) of the location in
+            its ground truth.
+        bins: Number of bins of equal width over [0, 1]; a label of exactly 1 belongs to the last.
+        below: The legend gives the share of labels under it; the paper says that most labels of IoU are above 0.4.
+        title: Above the panel.
+        about: Source of the positives (detector, assigner, split), put first in the caption.
+
+    Returns:
+        The figure; points one row per bin, {label, low, high, n, share}; share of all labels of that name, nan for
+        none.
+
+    Raises:
+        ValueError: If there are no labels, `bins` is below 1, or labels are not finite or lie outside [0, 1].
     """
     if not labels:
         raise ValueError("a figure needs at least one kind of label")
@@ -49,8 +58,8 @@ def label_histograms(
         ax.set(xlim=(0, 1), xlabel="label", ylabel="share of positives", title=fold(title, 4.0))
         _percent(ax)
         finish(figure)
-    what = f"Share of positives per {1 / bins:.3g} of the label."
-    return Plot(figure, stack(frames), f"{about.strip()} {what}".strip())
+    description = f"Share of positives per {1 / bins:.3g} of the label."
+    return Plot(figure, stack(frames), f"{about.strip()} {description}".strip())
 
 
 def target_histogram(
@@ -61,16 +70,25 @@ def target_histogram(
     title: str = "",
     about: str = "",
 ) -> Plot:
-    """Distribution of the regression targets, GFL (arXiv 2006.04388) fig. 5c, from which its range n is chosen.
+    """Draw the distribution of the regression targets, GFL (arXiv 2006.04388) fig. 5c, to choose its range n.
 
-    targets: name -> (N,) distances in cells (pixels over the stride of the level) from positive locations to the four
-        sides of their truth, pooled. The paper does not print the unit; only cells fit its n of 12 to 18.
-    n: end of the range that a distribution over 0 ... n cells represents: marked, with the share of targets beyond;
-        None marks nothing.
-    width: of a bin, in cells.   upper: end of the axis in cells; targets outside [0, upper] are counted in outer bins.
-    about: as in `label_histograms`.
-    Points: one row per bin, {label, low, high, n, share}; the outer bins end at -inf and inf. A target on an edge
-    belongs to the bin above.
+    Args:
+        targets: name -> (N,) distances in cells (pixels over the stride of the level) from positive locations to the
+            four sides of their ground truth, pooled. The paper does not print the unit; only cells fit its n of 12 to
+            18.
+        n: End of the range that a distribution over 0 ... n cells represents: marked, with the share of targets beyond;
+            None marks nothing.
+        width: Of a bin, in cells.
+        upper: End of the axis in cells; targets outside [0, upper] are counted in outer bins.
+        title: Above the panel.
+        about: Source of the positives (detector, assigner, split), put first in the caption.
+
+    Returns:
+        The figure; points one row per bin, {label, low, high, n, share}; the outer bins end at -inf and inf. A target
+        on an edge belongs to the bin above.
+
+    Raises:
+        ValueError: If there are no targets, `width` is not in (0, upper], or targets are not finite.
     """
     if not targets:
         raise ValueError("a figure needs at least one kind of target")
@@ -97,24 +115,26 @@ def target_histogram(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _percent(ax)
         finish(figure)
-    what = f"Share of regression targets per {width:g} cells."
-    return Plot(figure, stack(frames), f"{about.strip()} {what}".strip())
+    description = f"Share of regression targets per {width:g} cells."
+    return Plot(figure, stack(frames), f"{about.strip()} {description}".strip())
 
 
-def _steps(ax: Axes, edges: np.ndarray, share: np.ndarray, index: int, label: str) -> None:
-    """One histogram of several in the same place: an outline, the first one filled."""
+def _steps(ax: Axes, edges: NDArray[np.float64], share: NDArray[np.float64], index: int, label: str) -> None:
+    """Draw one of several histograms in one panel: an outline, the first one filled."""
     style = line_style(index)
     ax.stairs(share, edges, color=style["color"], linestyle=style["linestyle"], linewidth=1.6, label=label)
     if index == 0:
         ax.stairs(share, edges, color=style["color"], alpha=0.25, fill=True)
 
 
-def _frame(name: str, edges: np.ndarray, counts: np.ndarray, share: np.ndarray) -> pd.DataFrame:
+def _frame(
+    name: str, edges: NDArray[np.float64], counts: NDArray[np.int64], share: NDArray[np.float64]
+) -> pd.DataFrame:
     """The bins of one histogram as rows."""
     return pd.DataFrame({"label": name, "low": edges[:-1], "high": edges[1:], "n": counts, "share": share})
 
 
 def _percent(ax: Axes) -> None:
-    """Shares from zero, in percent."""
+    """Show shares from zero, in percent."""
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")

@@ -1,4 +1,4 @@
-"""Losses over training."""
+"""Losses over the steps of training."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from qrepro.plots.style import Plot, canvas, finish, line_style, stack
+from qrepro.plots.style import LineStyle, Plot, canvas, finish, line_style, stack
 
 TERMS = ("loss", "class", "code", "box", "quality")
 
 
 def loss_curves(logs: Mapping[str, pd.DataFrame], smooth: int = 15, terms: Sequence[str] = TERMS) -> Plot:
-    """Training loss and its terms against the step: one panel per term, one line per run.
+    """Draw the training loss and its terms against the step: one panel per term, one line per run.
 
-    logs: name of the run -> log with `step`, `loss` and any of class, code, box, quality.
-    smooth: logged steps of the centred running mean; the raw values are drawn faintly behind it.
-    terms: columns to draw, those that a log has.
+    Args:
+        logs: Name of the run -> log, a frame with `step`, `loss` and any of class, code, box, quality.
+        smooth: Number of logged steps of the centred running mean; the raw values are drawn faintly behind it.
+        terms: Columns to draw, where a log has them.
+
+    Returns:
+        The figure; points {run, term, step, value}, the raw values.
+
+    Raises:
+        ValueError: If `smooth` is below 1.
     """
     if smooth < 1:
         raise ValueError(f"smooth must be at least 1, got {smooth}")
@@ -29,7 +36,8 @@ def loss_curves(logs: Mapping[str, pd.DataFrame], smooth: int = 15, terms: Seque
                 if term not in log:
                     continue
                 values = log[["step", term]].dropna()
-                style = {**line_style(index), "marker": "" if len(values) > 1 else "o"}  # a line of one point is none
+                # a line of one point is none
+                style: LineStyle = {**line_style(index), "marker": "" if len(values) > 1 else "o"}
                 ax.plot(values["step"], values[term], color=style["color"], alpha=0.2, linewidth=0.8)
                 mean = values[term].rolling(smooth, min_periods=1, center=True).mean()
                 ax.plot(values["step"], mean, label=name, **style)
@@ -42,11 +50,19 @@ def loss_curves(logs: Mapping[str, pd.DataFrame], smooth: int = 15, terms: Seque
 
 
 def quality_loss_curves(logs: Mapping[str, pd.DataFrame], term: str = "quality", smooth: int = 15) -> Plot:
-    """The loss that teaches the quality estimate, over training: GFLv2 (arXiv 2011.12885) fig. 8.
+    """Draw the loss that supervises the quality estimate, over training: GFLv2 (arXiv 2011.12885) fig. 8.
 
-    logs, smooth: as in `loss_curves`.
-    term: the column with that loss. GFL and GFLv2 supervise the joint score, so theirs is "class" (quality focal
-        loss); a separate branch has "quality". Only runs with the same loss of the same target compare.
+    Args:
+        logs: As for `loss_curves`.
+        term: The column with that loss. GFL and GFLv2 supervise the joint score, so theirs is "class" (quality focal
+            loss); a separate branch has "quality". Only runs with the same loss of the same target compare.
+        smooth: As for `loss_curves`.
+
+    Returns:
+        The figure; points {run, term, step, value}.
+
+    Raises:
+        ValueError: If no log has values of the term, or `smooth` is below 1.
     """
     if not any(term in log and log[term].notna().any() for log in logs.values()):
         known = sorted({str(name) for log in logs.values() for name in log})

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+
+from torch import Tensor
 
 from qrepro.assign import ASSIGNERS
 from qrepro.backbone import BACKBONES
-from qrepro.box_coder import REPRESENTATIONS
-from qrepro.detector import HEADS, Detector, FirstStep, Head, ReadAt, Separate
+from qrepro.box_coder import BOX_CODERS
+from qrepro.detector import HEADS, Detector, Head, InitialStage, ReadAt, Separate
+from qrepro.matching import Matcher
 from qrepro.neck import NECKS
 from qrepro.objective import Objective, Term
 from qrepro.postprocess import POSTPROCESSES, PostProcess
 from qrepro.priors import PRIORS
 from qrepro.quality import ESTIMATORS
-from qrepro.recipe.schema import Recipe, StepLosses
+from qrepro.recipe.axes import LOSSES
+from qrepro.recipe.parts import LossPart
+from qrepro.recipe.schema import Recipe, StageLosses
 from qrepro.sampling import SAMPLERS, Reader
 from qrepro.target import CLASS_TARGETS, hard
 
@@ -24,24 +29,24 @@ def build_detector(recipe: Recipe) -> Detector:
     backbone = recipe.backbone.build(BACKBONES)
     neck = recipe.neck.build(NECKS, backbone.channels)
     prior = recipe.prior.build(PRIORS)
-    box = recipe.box.build(REPRESENTATIONS)
-    at, step = recipe.sampling, recipe.first
+    coder = recipe.box_coder.build(BOX_CODERS)
+    at, stage = recipe.sampling, recipe.initial
     read_at = ReadAt(
         towers=at.towers.bind(SAMPLERS) if at.towers else None,
         outputs=at.outputs.bind(SAMPLERS) if at.outputs else None,
         quality=partial(Reader, at.quality.bind(SAMPLERS)) if at.quality else None,
     )
-    first = None
-    if step:
-        before = step.box.build(REPRESENTATIONS) if step.box else box
-        first = FirstStep(step.refine, before, objectness=step.loss.classes is not None)
+    initial = None
+    if stage:
+        before = stage.box_coder.build(BOX_CODERS) if stage.box_coder else coder
+        initial = InitialStage(stage.refine, before, objectness=stage.loss.classes is not None)
     levels = len(neck.strides)
     widths, cells = each(neck.channels, levels), each(prior.per_cell, levels)
     make = recipe.head.bind(HEADS)
-    parts = box, recipe.quality.bind(ESTIMATORS)
+    parts = coder, recipe.quality.bind(ESTIMATORS)
 
     def head(level: int, levels: int) -> Head:
-        return make(widths[level], recipe.data.class_count, cells[level], *parts, levels, read_at, first)
+        return make(widths[level], recipe.data.class_count, cells[level], *parts, levels, read_at, initial)
 
     if not recipe.head.shared:
         return Detector(backbone, neck, Separate([head(level, 1) for level in range(levels)]), prior)
@@ -58,23 +63,32 @@ def each(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
     return given
 
 
+def build_matcher(recipe: Recipe) -> Matcher:
+    """Which locations are positives, and of which object."""
+    stage, pad = recipe.initial, recipe.image.pad
+    initial = None
+    if stage and stage.assign:
+        initial = Matcher(stage.assign.build(ASSIGNERS), stage.loss.padding, pad)
+    reassign = bool(stage and stage.reassign)
+    return Matcher(recipe.assign.build(ASSIGNERS), recipe.loss.padding, pad, reassign, initial)
+
+
 def build_objective(recipe: Recipe) -> Objective:
-    """Assignment, targets and losses."""
-    step, pad = recipe.first, recipe.image.pad
-    first = None
-    if step:
-        assigner = step.assign.build(ASSIGNERS) if step.assign else None
-        first = _objective(step.loss, assigner=assigner, class_target=hard, pad=pad)
-    assigner, target = recipe.assign.build(ASSIGNERS), recipe.target.bind(CLASS_TARGETS)
-    rematch = bool(step and step.rematch)
-    return _objective(recipe.loss, assigner=assigner, class_target=target, pad=pad, first=first, rematch=rematch)
+    """Targets and losses."""
+    initial = _objective(recipe.initial.loss, hard, None) if recipe.initial else None
+    return _objective(recipe.loss, recipe.target.bind(CLASS_TARGETS), initial)
 
 
-def _objective(loss: StepLosses, **rest: Any) -> Objective:
+def _objective(losses: StageLosses, target: Callable[[Tensor], Tensor], initial: Objective | None) -> Objective:
     """The objective of a loss section."""
-    terms = {name: Term(part.bind(table), **part.term()) for name, (part, table) in loss.parts.items() if part}
-    counted = {name: getattr(loss, name) for name in ("count", "images", "padding", "negatives")}
-    return Objective(terms=terms, **counted, **rest)
+    parts: dict[str, LossPart | None] = {
+        "class": losses.classes,
+        "encoding": losses.encoding,
+        "box": losses.box,
+        "quality": getattr(losses, "quality", None),
+    }
+    terms = {name: Term(part.bind(LOSSES[name]), **part.term()) for name, part in parts.items() if part}
+    return Objective(target, terms, losses.count, losses.count_images, losses.negatives, initial)
 
 
 def build_postprocess(recipe: Recipe) -> PostProcess:

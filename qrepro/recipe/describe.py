@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +14,40 @@ from qrepro.priors import PRIORS
 from qrepro.recipe.build import build_detector, each
 from qrepro.recipe.schema import Recipe
 
-PICTURE = (480, 640)  # height, width of a typical COCO picture
+IMAGE = (480, 640)  # height, width of a typical COCO image
 
 
-def facts(recipe: Recipe) -> dict[str, Any]:
-    """Parameters, multiply-adds and priors for a 640 x 480 picture sent through the recipe's evaluation transforms."""
-    sample = Sample(torch.zeros(3, *PICTURE, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+@dataclass(frozen=True)
+class Network:
+    """What a recipe's network is made of, for an image of 640 x 480 sent through its evaluation transforms.
+
+    Attributes:
+        parameters: in all.
+        trained: those that are trained.
+        multiply_adds: of one image.
+        size: height, width of the input, with its padding.
+        levels: height, width of each pyramid level.
+        strides: pixels a cell, of each level.
+        per_cell: priors of a cell, of each level.
+    """
+
+    parameters: int
+    trained: int
+    multiply_adds: float
+    size: tuple[int, int]
+    levels: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    per_cell: tuple[int, ...]
+
+    @property
+    def priors(self) -> int:
+        """Of an image."""
+        return sum(h * w * count for (h, w), count in zip(self.levels, self.per_cell, strict=True))
+
+
+def network(recipe: Recipe) -> Network:
+    """Count a network's parts, without computing anything."""
+    sample = Sample(torch.zeros(3, *IMAGE, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     for part in recipe.image.eval:
         sample = part.build(TRANSFORMS)(sample)
     pad = recipe.image.pad
@@ -28,21 +57,39 @@ def facts(recipe: Recipe) -> dict[str, Any]:
         image = torch.zeros(1, 3, height, width)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         pyramid = detector.neck(detector.backbone(image))
-        levels = [tuple(level.shape[-2:]) for level in pyramid]
+        levels = tuple((level.shape[-2], level.shape[-1]) for level in pyramid)
         detector.head(pyramid, detector.prior(levels, detector.neck.strides, image.device))
-    per_cell = each(recipe.prior.build(PRIORS).per_cell, len(levels))
+    return Network(
+        sum(p.numel() for p in detector.parameters()),
+        sum(p.numel() for p in detector.parameters() if p.requires_grad),
+        counter.get_total_flops() / 2,
+        (height, width),
+        levels,
+        tuple(detector.neck.strides),
+        each(recipe.prior.build(PRIORS).per_cell, len(levels)),
+    )
+
+
+def multiply_adds(recipe: Recipe) -> float:
+    """Of one image."""
+    return network(recipe).multiply_adds
+
+
+def facts(recipe: Recipe) -> dict[str, Any]:
+    """What describes a recipe, by a label for people."""
+    counted = network(recipe)
     return {
         "recipe": recipe.name,
         "profile": recipe.profile,
         "hash": recipe.hash,
-        "parameters": sum(p.numel() for p in detector.parameters()),
-        "trained parameters": sum(p.numel() for p in detector.parameters() if p.requires_grad),
-        "giga multiply-adds": round(counter.get_total_flops() / 2e9, 2),
-        "input (height, width)": [height, width],
-        "levels (height, width)": [list(level) for level in levels],
-        "strides": list(detector.neck.strides),
-        "priors a cell": list(per_cell) if len({*per_cell}) > 1 else per_cell[0],
-        "priors an image": sum(h * w * count for (h, w), count in zip(levels, per_cell, strict=True)),
+        "parameters": counted.parameters,
+        "trained parameters": counted.trained,
+        "giga multiply-adds": round(counted.multiply_adds / 1e9, 2),
+        "input (height, width)": list(counted.size),
+        "levels (height, width)": [list(level) for level in counted.levels],
+        "strides": list(counted.strides),
+        "priors a cell": list(counted.per_cell) if len({*counted.per_cell}) > 1 else counted.per_cell[0],
+        "priors an image": counted.priors,
         "classes": recipe.data.class_count,
-        "score": recipe.score,
+        "score": recipe.rule.name,
     }

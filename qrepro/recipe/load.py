@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from qrepro.recipe.parts import explain, nearest
+from qrepro.recipe.parts import explain
 from qrepro.recipe.schema import Recipe
+from qrepro.records.kinds import nearest
 
 FRAGMENTS = ("profiles", "parts")  # folders that hold pieces of recipes, not recipes
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
 SHEETS = ("paper", "claims")  # files beside the recipes of a paper: what it is, and what it claims
 
 
@@ -41,8 +44,10 @@ def profiles() -> list[str]:
     return sorted(p.stem for p in (recipe_root() / "profiles").glob("*.yaml"))
 
 
-def resolve(name: str, profile: str = "coco", overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe `name` on `profile` with `a.b=c` overrides, merged, checked and filled.
+def read_recipe(name: str, profile: str = "coco", overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe `name` on `profile` with `a.b=c` overrides, merged and checked against the schema.
+
+    Its parts are not held against the axes yet, so that no torch is needed: `qrepro.recipe.axes.resolve` does that too.
 
     What a recipe says under `profiles: {PROFILE: ...}`, how its method adapts to that profile, is laid on top of it.
 
@@ -64,10 +69,10 @@ def resolve(name: str, profile: str = "coco", overrides: Iterable[str] = ()) -> 
         "overrides": sorted(overrides),
     }
     source = f"recipe {name} (profile {profile}{''.join(f', {o}' for o in overrides)})"
-    return checked({**values, **identity}, source)
+    return validated({**values, **identity}, source)
 
 
-def checked(values: Mapping[str, Any], source: str) -> Recipe:
+def validated(values: Mapping[str, Any], source: str) -> Recipe:
     """The recipe of complete values, such as `Recipe.values` gives; `source` begins the message of a `ValueError`."""
     try:
         return Recipe.model_validate(values)
@@ -119,18 +124,25 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise ValueError(f"{path.name}: extends itself, by way of {' -> '.join(p.name for p in seen)}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = dict(_content(path, path.stat().st_mtime_ns))
     except FileNotFoundError:
         raise ValueError(f"{seen[-1].name}: extends {path}, which does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: broken YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a recipe is a mapping, got {type(values).__name__}")
     parents = values.pop("extends", [])
     merged: dict[str, Any] = {}
     for parent in [parents] if isinstance(parents, str) else parents:
         merged = merge(merged, _read(_parent(parent, path), (*seen, path)))
     return merge(merged, values)
+
+
+@cache
+def _content(path: Path, modified: int) -> dict[str, Any]:
+    """The mapping in a YAML file: kept, because the recipes of a paper extend the same few files."""
+    values = yaml.load(path.read_bytes(), _LOADER)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe is a mapping, got {type(values).__name__}")
+    return values
 
 
 def _parent(name: str, child: Path) -> Path:

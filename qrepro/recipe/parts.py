@@ -7,35 +7,66 @@ its place, `{kind: "my_package.quality:Entropy"}`.
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, create_model
+
+from qrepro.records.kinds import lookup, nearest
 
 Measure = Literal["iou", "centerness", "score"]  # of a positive: `qrepro.target.MEASURES`
 
 
 class Part(BaseModel):
-    """A kind and its options; options that the recipe leaves out are filled in with the constructor's defaults."""
+    """A kind and its options.
+
+    The model holds what the recipe says. `check` holds it against the axis and fills in the constructor's defaults,
+    which `options` then has too; neither changes what is dumped, hashed or written.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str
+    _filled: dict[str, Any] | None = PrivateAttr(None)
+    _arguments: dict[str, Any] | None = PrivateAttr(None)
+    _distinct: dict[str, Any] | None = PrivateAttr(None)
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of the constructor."""
-        return dict(self.model_extra or {})
+        """Keyword arguments of the constructor as plain data, with its defaults once the part has been checked."""
+        return dict(self.model_extra or {}) if self._filled is None else dict(self._filled)
+
+    @property
+    def distinct(self) -> dict[str, Any]:
+        """Kind and those options of a checked part that differ from the constructor's defaults."""
+        return {"kind": self.kind, **(self._distinct or {})}
+
+    def check(self, table: Mapping[str, Callable[..., Any]]) -> None:
+        """Hold kind and options against an axis.
+
+        Raises:
+            ValueError: an unknown kind, an unknown or missing option, a value of the wrong type.
+        """
+        options = _options(lookup(table, self.kind))
+        try:
+            filled = options(**(self.model_extra or {}))
+        except ValidationError as error:
+            raise ValueError(explain(error, options)) from error
+        # JSON form: tuples become lists, so that a recipe equals itself after a round trip through a file.
+        self._filled, self._arguments = filled.model_dump(mode="json"), dict(filled)
+        known = options.model_fields
+        self._distinct = {
+            name: value
+            for name, value in self._filled.items()
+            if known[name].is_required() or known[name].default != getattr(filled, name)
+        }
 
     def bind(self, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
         """The constructor (or function) with its options filled in, in the types that it declares."""
-        constructor = lookup(table, self.kind)
-        return partial(constructor, **dict(_options(constructor)(**self.options)))
+        if self._arguments is None:
+            self.check(table)
+        return partial(lookup(table, self.kind), **(self._arguments or {}))
 
     def build(self, table: Mapping[str, Callable[..., Any]], *injected: Any) -> Any:
         """The part itself; `injected` is what assembly knows and a recipe does not say."""
@@ -59,58 +90,25 @@ class LossPart(Part):
 
 
 class ClassLossPart(LossPart):
-    """The loss of class scores; `by` weighs positives by a measure of theirs."""
+    """The loss of class scores."""
 
-    by: Measure | None = None
+    weight_by: Measure | None = None
     score: Literal["class", "joint"] = "class"
 
 
 class BoxLossPart(LossPart):
-    """A loss of codes or boxes; `by` weighs positives by a measure of theirs, the sum of which is at least `floor`."""
+    """A loss of encoded or decoded boxes."""
 
-    by: Measure | None = None
-    floor: float = 1.0
-    unit: Literal["pixel", "side"] = "pixel"
+    weight_by: Measure | None = None
+    min_normalizer: float = 1.0
+    normalize_by_prior: bool = False
 
 
 class QualityLossPart(LossPart):
-    """A loss of the quality estimate; `detach` cuts the gradient through its target, the measure it is `towards`."""
+    """The loss of the quality estimate."""
 
-    towards: Literal["iou", "centerness"] = "iou"
+    target: Literal["iou", "centerness"] = "iou"
     detach: bool = True
-
-
-def member(table: Mapping[str, Callable[..., Any]]) -> AfterValidator:
-    """Validator of a `Part` that must be one of `table`."""
-
-    def check(part: Part) -> Part:
-        options = _options(lookup(table, part.kind))
-        try:
-            filled = options(**part.options)
-        except ValidationError as error:
-            raise ValueError(explain(error, options)) from error
-        # JSON form: tuples become lists, so that a recipe equals itself after a round trip through a file.
-        return type(part).model_validate({**part.model_dump(), **filled.model_dump(mode="json")})
-
-    return AfterValidator(check)
-
-
-def lookup(table: Mapping[str, Callable[..., Any]], kind: str) -> Any:
-    """The member of an axis that a kind names; raises `ValueError` for any other.
-
-    kind: one of the table, or `module:name` of an installed package or of the current folder.
-    """
-    module, colon, name = kind.partition(":")
-    if not colon:
-        if kind not in table:
-            raise ValueError(f"kind {kind!r} is unknown{nearest(kind, table)}")
-        return table[kind]
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a command of an installed package does not look there by itself
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"kind {kind!r}: cannot be imported from {here} or an installed package: {error}") from error
 
 
 @cache
@@ -124,14 +122,6 @@ def _options(constructor: Callable[..., Any]) -> type[BaseModel]:
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     return create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)
-
-
-def nearest(word: str, allowed: Iterable[str]) -> str:
-    """`: did you mean "gamma"? (allowed: ...)` for a word that is none of `allowed`."""
-    names = sorted(allowed)
-    close = difflib.get_close_matches(word, names, n=1)
-    hint = f": did you mean {close[0]!r}?" if close else ":"
-    return f"{hint} (allowed: {', '.join(names) or 'nothing'})"
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -9,24 +9,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from qrepro.assign import ASSIGNERS
-from qrepro.backbone import BACKBONES
-from qrepro.box_coder import REPRESENTATIONS
-from qrepro.data.transforms import TRANSFORMS
-from qrepro.detector import HEADS
-from qrepro.losses import BOX_LOSSES, CLASS_LOSSES, CODE_LOSSES, QUALITY_LOSSES, Loss
-from qrepro.neck import NECKS
-from qrepro.postprocess import POSTPROCESSES
-from qrepro.priors import PRIORS
-from qrepro.quality import ESTIMATORS, Rule
-from qrepro.recipe.parts import BoxLossPart, ClassLossPart, HeadPart, LossPart, Part, QualityLossPart, lookup, member
-from qrepro.sampling import SAMPLERS
-from qrepro.target import CLASS_TARGETS
+from qrepro.recipe.parts import BoxLossPart, ClassLossPart, HeadPart, Part, QualityLossPart
+from qrepro.records.score_rule import Rule
 
-IDENTITY = ("name", "profile", "overrides", "card", "score", "postprocess")  # decide nothing about training
-OPERATIONAL = {"data": ("cache",), "schedule": ("checkpoint_every", "evaluate_every", "log_every")}  # nor do these
+RANKING = ("name", "profile", "overrides", "card", "score", "postprocess")  # decide nothing about training
+PERFORMANCE = {"schedule": ("precision", "channels_last")}  # make a training faster, and are recorded on the run
+OPERATION = {"data": ("cache",), "schedule": ("checkpoint_every", "evaluate_every", "log_every")}  # when it reports
 
-HOW_IT_IS_TRAINED = ("weights", "frozen_stages", "frozen_norm")  # of a backbone; no part of what it is
+PRETRAINING = ("weights", "frozen_stages", "frozen_norm")  # how a backbone is trained; no part of what it is
 
 
 class Section(BaseModel):
@@ -49,14 +39,14 @@ class Card(Section):
 
     summary: str = ""
     paper: list[Paper] = []
-    deviations: list[str] = []
+    departures: list[str] = []
 
 
 class Data(Section):
     """The data set. classes: their names in order, or their number where the annotation file names them.
 
     train: splits trained on together; eval: split evaluated on; one_based: VOC's pixel coordinates, which begin at 1;
-    cache: keep decoded and resized pictures in memory; limit: use only the first so many images of each split.
+    cache: keep decoded and resized images in memory; limit: use only the first so many images of each split.
     """
 
     name: str
@@ -74,8 +64,8 @@ class Data(Section):
         return self.classes if isinstance(self.classes, int) else len(self.classes)
 
 
-class Views(Section):
-    """Multi-scale testing: a picture is seen at each of these shorter sides, and mirrored, and suppressed as one.
+class TestTimeAugmentation(Section):
+    """Multi-scale testing: a image is seen at each of these shorter sides, and mirrored, and suppressed as one.
 
     long: what the longer side must not exceed.
     """
@@ -85,48 +75,38 @@ class Views(Section):
     flip: bool = True
 
 
-class Picture(Section):
-    """From a picture file to the network's input. train, eval: transforms in order; pad: sides padded to a multiple.
+class ImageConfig(Section):
+    """From a image file to the network's input. train, eval: transforms in order; pad: sides padded to a multiple.
 
     views: of evaluation, in place of the size that `eval` gives.
     """
 
-    train: list[Annotated[Part, member(TRANSFORMS)]]
-    eval: list[Annotated[Part, member(TRANSFORMS)]]
-    views: Views | None = None
+    train: list[Part]
+    eval: list[Part]
+    tta: TestTimeAugmentation | None = None
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     pad: int = Field(32, gt=0)
     group_aspect: bool = True
 
 
-class StepLosses(Section):
-    """Loss terms of a step; count, images, padding and negatives: see `qrepro.objective.Objective`."""
+class StageLosses(Section):
+    """Loss terms of a stage; count, count_images, padding and negatives: see `qrepro.objective.Objective`."""
 
-    classes: Annotated[ClassLossPart, member(CLASS_LOSSES)] | None = Field(None, alias="class")
-    code: Annotated[BoxLossPart, member(CODE_LOSSES)] | None = None
-    box: Annotated[BoxLossPart, member(BOX_LOSSES)] | None = None
+    classes: ClassLossPart | None = Field(None, alias="class")
+    encoding: BoxLossPart | None = None
+    box: BoxLossPart | None = None
     count: Literal["images", "batch"] = "images"
-    images: bool = False
+    count_images: bool = False
     padding: Literal["ignored", "negative"] = "ignored"
     negatives: float | None = Field(None, gt=0)
 
-    @property
-    def parts(self) -> dict[str, tuple[LossPart | None, Mapping[str, Loss]]]:
-        """The terms by name, with the losses that each may be."""
-        return {"class": (self.classes, CLASS_LOSSES), "code": (self.code, CODE_LOSSES), "box": (self.box, BOX_LOSSES)}
 
+class Losses(StageLosses):
+    """The loss terms of the final stage."""
 
-class Losses(StepLosses):
-    """The loss terms of the final step."""
-
-    classes: Annotated[ClassLossPart, member(CLASS_LOSSES)] = Field(alias="class")
-    quality: Annotated[QualityLossPart, member(QUALITY_LOSSES)] | None = None
-
-    @property
-    def parts(self) -> dict[str, tuple[LossPart | None, Mapping[str, Loss]]]:
-        """The terms by name, with the losses that each may be."""
-        return {**super().parts, "quality": (self.quality, QUALITY_LOSSES)}
+    classes: ClassLossPart = Field(alias="class")
+    quality: QualityLossPart | None = None
 
 
 class Sampling(Section):
@@ -135,24 +115,24 @@ class Sampling(Section):
     towers, outputs: by the last convolutions of the towers, by the prediction layers; quality: by the estimate.
     """
 
-    towers: Annotated[Part, member(SAMPLERS)] | None = None
-    outputs: Annotated[Part, member(SAMPLERS)] | None = None
-    quality: Annotated[Part, member(SAMPLERS)] | None = None
+    towers: Part | None = None
+    outputs: Part | None = None
+    quality: Part | None = None
 
 
-class First(Section):
-    """A first step, whose boxes the second refines as `refine` says (see `qrepro.detector.FirstStep`).
+class InitialStage(Section):
+    """A stage whose boxes the final one refines, as `refine` says (see `qrepro.detector.InitialStage`).
 
-    box: how they are written, null for as the final ones; loss: with a `class` the step also tells objects from
-    background; assign: its own matching, null for that of the final boxes; rematch: the final boxes are matched as the
-    first ones stand, in place of the priors.
+    box_coder: how its boxes are encoded, null for as the final ones; loss: with a `class` the stage also tells objects
+    from background; assign: its own assigner, null for the matches of the final boxes; reassign: the final boxes are
+    matched as the initial ones stand, in place of the priors.
     """
 
-    refine: Literal["code", "box"]
-    box: Annotated[Part, member(REPRESENTATIONS)] | None = None
-    loss: StepLosses
-    assign: Annotated[Part, member(ASSIGNERS)] | None = None
-    rematch: bool = False
+    refine: Literal["encoding", "box"]
+    box_coder: Part | None = None
+    loss: StageLosses
+    assign: Part | None = None
+    reassign: bool = False
 
 
 class Optimiser(Section):
@@ -241,6 +221,10 @@ class Schedule(Length):
     evaluate_every: int | None = Field(None, gt=0)
     log_every: int = Field(20, gt=0)
 
+    def scaled(self, lr: float) -> float:
+        """A learning rate that is meant for `optimiser.lr_batch` images a step, at `batch` images (linear rule)."""
+        return lr * self.batch / self.optimiser.lr_batch
+
     @model_validator(mode="after")
     def _one_average(self) -> Self:
         if self.average and self.ema:
@@ -253,98 +237,82 @@ class Schedule(Length):
 
 
 class Recipe(Section):
-    """One trained model on one profile's data: the merged and filled recipe."""
+    """One trained detector on one profile's data: what the merged files say.
+
+    Parts are held as they are said; `qrepro.recipe.axes.check` holds them against the axes, which needs torch.
+    """
 
     name: str
     profile: str
     overrides: list[str] = []
     card: Card = Card()
     data: Data
-    image: Picture
-    backbone: Annotated[Part, member(BACKBONES)]
-    neck: Annotated[Part, member(NECKS)]
-    prior: Annotated[Part, member(PRIORS)]
-    head: Annotated[HeadPart, member(HEADS)]
-    box: Annotated[Part, member(REPRESENTATIONS)]
-    quality: Annotated[Part, member(ESTIMATORS)]
+    image: ImageConfig
+    backbone: Part
+    neck: Part
+    prior: Part
+    head: HeadPart
+    box_coder: Part
+    quality: Part
     sampling: Sampling = Sampling()
-    assign: Annotated[Part, member(ASSIGNERS)]
-    target: Annotated[Part, member(CLASS_TARGETS)]
+    assign: Part
+    target: Part
     loss: Losses
-    first: First | None = None
-    score: str
-    postprocess: Annotated[Part, member(POSTPROCESSES)]
+    initial: InitialStage | None = None
+    score: Mapping[str, Any]
+    postprocess: Part
     schedule: Schedule
 
-    @field_validator("score")
+    @field_validator("score", mode="before")
     @classmethod
-    def _known_rule(cls, name: str) -> str:
-        return Rule.parse(name).name
+    def _known_rule(cls, score: Any) -> dict[str, Any]:
+        """A mapping, or the short name that people type."""
+        rule = Rule.parse(score) if isinstance(score, str) else Rule.of(score)
+        return rule.values
 
     @property
-    def estimates(self) -> bool:
-        """Whether the detector has a quality estimate."""
-        return bool(lookup(ESTIMATORS, self.quality.kind).estimates)
+    def rule(self) -> Rule:
+        """The score rule."""
+        return Rule.of(self.score)
 
-    @model_validator(mode="after")
-    def _quality_is_trained(self) -> Recipe:
-        needs = Rule.parse(self.score).exponents[1] > 0
-        if needs and not self.estimates:
-            raise ValueError(f"score: {self.score} needs a quality estimate, but quality.kind is {self.quality.kind}")
-        if self.estimates != (self.loss.quality is not None or self.loss.classes.score == "joint"):
-            raise ValueError(
-                "quality: an estimate needs its own loss (loss.quality) or a joint one (loss.class.score: joint), and "
-                f"these an estimate; quality.kind is {self.quality.kind}"
-            )
-        if (self.sampling.quality is not None) != lookup(ESTIMATORS, self.quality.kind).samples:
-            raise ValueError("sampling.quality: says where an estimate of kind sampled reads, and only that")
-        return self
+    @property
+    def variant(self) -> list[str]:
+        """Overrides that make another detector, or another ranking, than the recipe: those of performance do not."""
+        performance = tuple(f"{section}.{key}" for section, keys in PERFORMANCE.items() for key in keys)
+        return [text for text in self.overrides if text.partition("=")[0].strip() not in performance]
 
-    @model_validator(mode="after")
-    def _first_is_trained(self) -> Recipe:
-        if self.first and self.first.rematch and self.assign.kind != "max_iou":
-            raise ValueError(f"first.rematch: only max_iou matches boxes that differ by image, not {self.assign.kind}")
-        if self.first and self.first.refine == "code" and self.first.box:
-            raise ValueError("first.box: a correction of the code is of the same kind of box; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _scores_fit_the_loss(self) -> Recipe:
-        softmax = self.head.options["scores"] == "softmax"
-        losses = {"loss.class": self.loss.classes, "first.loss.class": self.first and self.first.loss.classes}
-        for where, loss in losses.items():
-            if loss and (loss.kind == "softmax") != softmax:
-                raise ValueError(f"{where}: kind softmax and head.scores: softmax need each other; kind is {loss.kind}")
-        return self
+    @property
+    def performance(self) -> dict[str, Any]:
+        """Values that decide how fast a training is, and are recorded on its run."""
+        return {key: getattr(getattr(self, section), key) for section, keys in PERFORMANCE.items() for key in keys}
 
     def values(self) -> dict[str, Any]:
-        """Everything as plain data, as `resolve` would read it again."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=False)
+        """What the recipe says as plain data, as `qrepro.recipe.load` would read it again."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     @property
     def hash(self) -> str:
-        """Of all that decides what is trained: equal for two recipes that differ in name, ranking or logging only.
+        """Digest of what the recipe says of its training.
 
-        Keys whose value is null are left out, so that a new one in this schema changes no recipe that leaves it null.
+        It is the same for two recipes that differ in name, ranking, performance or logging only. What is not said, or
+        said to be null, is not in it: a new option of a part, whose default keeps today's behaviour, changes no hash.
         """
-        values = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        for section, keys in OPERATIONAL.items():
+        said = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+        for section, keys in [*PERFORMANCE.items(), *OPERATION.items()]:
             for key in keys:
-                values[section].pop(key, None)
-        return _digest({k: v for k, v in values.items() if k not in IDENTITY})
-
-    @property
-    def model_hash(self) -> str:
-        """Of what a checkpoint must fit: the network and its number of classes."""
-        values = self.values()
-        parts = {k: values[k] for k in ("neck", "prior", "head", "box", "quality", "sampling")}
-        if self.first:
-            first = values["first"]
-            parts["first"] = {"refine": first["refine"], "box": first["box"], "objects": bool(first["loss"]["class"])}
-        backbone = {k: v for k, v in values["backbone"].items() if k not in HOW_IT_IS_TRAINED}
-        return _digest({**parts, "backbone": backbone, "classes": self.data.class_count})
+                said[section].pop(key, None)
+        return digest({key: value for key, value in said.items() if key not in RANKING})
 
 
-def _digest(values: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits of a mapping's content."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+def digest(values: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of a mapping's content; 1 and 1.0 are one number."""
+    return hashlib.sha256(json.dumps(_plain(values), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """Values with whole numbers as integers."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -23,7 +23,15 @@ from qrepro.records.files import (
     refuse,
     shown,
 )
-from qrepro.records.ground_truth import BOX, Truths, boxes_of_rows, caution_outside, check_boxes, check_known, corners
+from qrepro.records.ground_truth import (
+    BOX,
+    GroundTruth,
+    boxes_of_rows,
+    caution_outside,
+    check_boxes,
+    check_known,
+    corners,
+)
 from qrepro.records.ids import Ids
 from qrepro.records.readers.mmdetection import KEYS, read_predictions
 
@@ -42,15 +50,17 @@ _RESULT = pa.schema(
 )
 
 
-def read_detections(path: str | Path, truths: Truths | None = None, classes_from: int | None = None) -> pd.DataFrame:
-    """Read detections and check them; against `truths` too when given (unknown images or categories are refused).
+def read_detections(
+    path: str | Path, ground_truth: GroundTruth | None = None, classes_from: int | None = None
+) -> pd.DataFrame:
+    """Read detections and check them; against `ground_truth` too when given (unknown images or categories are refused).
 
     path: a COCO result list (.json, .json.gz) of {image_id, category_id, bbox [x, y, w, h], score, optional quality
-        and class_score}, or Parquet with those columns or DETECTION_COLUMNS, or, with `truths`, a folder of MMDetection
-        (`qrepro.records.readers.mmdetection`).
-        With `truths`, image_id may also be the file name of an image, or what is left of it without folder or without
-        ending too; and `category`, a name, may stand in for category_id. A name must belong to one record only. Where
-        the record of a list has a `file_name`, that says which image it is of, and not image_id.
+        and class_score}, or Parquet with those columns or DETECTION_COLUMNS, or, with `ground_truth`, a folder of
+        MMDetection (`qrepro.records.readers.mmdetection`). With `ground_truth`, image_id may also be the file name of
+        an image, or what is left of it without folder or without ending too; and `category`, a name, may stand in for
+        category_id. A name must belong to one record only. Where the record of a list has a `file_name`, that says
+        which image it is of, and not image_id.
     classes_from: 0 or 1 where category_id is the number of a class, counted from there, in the order in which the
         ground truth lists its categories. None: it is the id of a category. Never guessed: what the ground truth does
         not have is refused.
@@ -59,13 +69,13 @@ def read_detections(path: str | Path, truths: Truths | None = None, classes_from
     common with their image.
     """
     path = Path(path)
-    if classes_from is not None and truths is None:
+    if classes_from is not None and ground_truth is None:
         raise ValueError(f"{path}: classes_from {classes_from} needs the ground truth whose classes are counted")
-    ids = Ids(path, truths, classes_from)
+    ids = Ids(path, ground_truth, classes_from)
     if path.is_dir():
         if classes_from:
             raise ValueError(f"{path}: labels of MMDetection count from 0, got --classes-from {classes_from}")
-        frame = _frame(*read_predictions(path, truths))
+        frame = _frame(*read_predictions(path, ground_truth))
     elif path.suffix == ".parquet":
         frame = _from_parquet(path, ids)
     elif path.name.endswith((".json", ".json.gz")):
@@ -74,26 +84,28 @@ def read_detections(path: str | Path, truths: Truths | None = None, classes_from
         raise FileNotFoundError(f"{path}: no such file or folder")
     else:
         raise ValueError(f"{path}: detections are read from .parquet, .json, .json.gz or MMDetection's folder of .json")
-    check_detections(frame, truths, path)
+    check_detections(frame, ground_truth, path)
     for name in ("score", "quality"):
         values = frame[name].to_numpy()
         caution((values < 0) | (values > 1), "detections", f"{name} lies outside [0, 1]", values, path, stacklevel=2)
-    if truths is not None:
-        caution_outside(frame, truths.images, "detections", path, stacklevel=2)
+    if ground_truth is not None:
+        caution_outside(frame, ground_truth.images, "detections", path, stacklevel=2)
     return frame
 
 
-def check_detections(detections: pd.DataFrame, truths: Truths | None = None, source: str | Path = "detections") -> None:
+def check_detections(
+    detections: pd.DataFrame, ground_truth: GroundTruth | None = None, source: str | Path = "detections"
+) -> None:
     """Refuse detections that no evaluation can use, naming `source` and the first offending row.
 
-    Refused: NaN or infinite boxes and scores, negative sides and, with `truths`, unknown images and categories.
+    Refused: NaN or infinite boxes and scores, negative sides and, with `ground_truth`, unknown images and categories.
     """
     check_columns(detections, ["image_id", "category_id", *BOX, "score"], source)
     check_boxes(detections, "detections", source)
     score = detections["score"].to_numpy(np.float64)
     refuse(~np.isfinite(score), "detections", "score must be a finite number", score, source)
-    if truths is not None:
-        check_known(detections, truths, "detections", source, " (class numbers need --classes-from)")
+    if ground_truth is not None:
+        check_known(detections, ground_truth, "detections", source, " (class numbers need --classes-from)")
 
 
 def _frame(columns: Mapping[str, Any], boxes: np.ndarray) -> pd.DataFrame:

@@ -6,7 +6,8 @@ Boxes are `xyxy` pixels of the original image, whatever the file holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qrepro.records.files import caution, check_objects, column, read_json, refuse, shown
-from qrepro.records.readers.voc import read_pascal
+from qrepro.records.boxes import is_box, xywh_of, xyxy_of
+from qrepro.records.files import caution, column, refuse, shown
+from qrepro.records.readers import voc
+from qrepro.records.readers.coco import Record, Sections, annotation_records, read_sections
 
 BOX = ["x1", "y1", "x2", "y2"]
-SECTIONS = ("images", "categories", "annotations")
+DEFAULT_SPLITS = ("test", "val")  # of a PASCAL VOC folder, the first that there is
 
 
 @dataclass(frozen=True, eq=False)
-class Truths:
+class GroundTruth:
     """Ground truth of one evaluation split.
 
-    images: frame with id, file_name, width, height (NaN where the file does not say).
-    categories: frame with id, name, in increasing order of id.
-    annotations: frame with id (-1: none), image_id, category_id, x1, y1, x2, y2, area (px^2: the file's, else that of
-        the box) and iscrowd (1: crowd or VOC-difficult, which neither counts as an object nor makes a detection wrong).
-    listed: ids of the categories in the order of their file, in which detectors number their classes; (): as in
-        `categories`.
+    Attributes:
+        images: frame with id, file_name, width, height (NaN where the file does not say).
+        categories: frame with id, name, in increasing order of id.
+        annotations: frame with id (-1: none), image_id, category_id, x1, y1, x2, y2 (pixels of the original image),
+            area (pixels^2: the file's, else that of the box) and iscrowd (1: crowd or VOC-difficult, which neither
+            counts as an object nor makes a detection wrong).
+        listed: ids of the categories in the order of their file, in which detectors number their classes; (): as in
+            `categories`.
     """
 
     images: pd.DataFrame
@@ -39,42 +44,92 @@ class Truths:
     listed: tuple[int, ...] = ()
 
 
-def read_truths(
+def read_ground_truth(
     path: str | Path, split: str | None = None, classes: Sequence[str] | None = None, one_based: bool | None = None
-) -> Truths:
-    """Read the ground truth of a COCO-format file (.json, .json.gz) or a PASCAL VOC folder and check every record.
+) -> GroundTruth:
+    """Read the ground truth of a COCO-format file or a PASCAL VOC folder and check every record.
 
-    path: the file or the folder.   split, classes, one_based: of a folder only, see `qrepro.records.readers.voc.read_pascal`.
+    Of a COCO-format file a missing `iscrowd` is 0, a missing `area` that of the box; as in pycocotools a key `ignore`
+    has no effect. Boxes that have no point in common with their image are warned of.
 
-    A missing `iscrowd` is 0, a missing `area` that of the box. As in pycocotools a key `ignore` has no effect.
-    Warned about are boxes that have no point in common with their image.
+    Of a PASCAL VOC folder image ids are 1..N in the order of the list, category ids 1..C in the order of the classes,
+    annotation ids count from 1. A difficult object has iscrowd 1. Boxes are clipped to their image (where the file
+    tells its size); those without area in it are left out, with one warning for all.
+
+    Args:
+        path: a .json or .json.gz file; or a folder with `Annotations` and `ImageSets/Main`, a folder that holds one
+            such folder, itself or in `VOCdevkit`, or a plain folder of XML files.
+        split: of a folder only: name of the list of images, after the year's folder if there are several
+            (`VOC2007/test`). None: test, else val, else all XML files by name.
+        classes: of a folder only: names in the order of their ids. None: Pascal's 20 where the XML files of the folder
+            name no other class, else all that they name, sorted.
+        one_based: of a folder only: whether pixels are counted from 1, see `qrepro.records.readers.voc.VocImage.boxes`.
+            None: whether the classes are Pascal's.
+
+    Raises:
+        FileNotFoundError: no such file, no XML files, no such split (saying which there are), a listed file is missing.
+        ValueError: split, classes or one_based with a file; a file that is no ground truth or with a record that no
+            evaluation can use; an empty list of images, malformed XML, a box without its four numbers, an object of a
+            class not in `classes`.
     """
     path = Path(path)
     if path.is_dir():
-        return _from_coco(read_pascal(path, split, classes, one_based), path)
+        return _from_sections(_pascal_sections(path, split, classes, one_based), path)
     if split is not None or classes is not None or one_based is not None:
         raise ValueError(f"{path}: split, classes and one_based are for a PASCAL VOC folder, this is none")
     if path.suffix == ".parquet":
         raise ValueError(f"{path}: ground truth is read from COCO-format .json or .json.gz, or a PASCAL VOC folder")
-    return _from_coco(_sections(read_json(path), path), path)
+    return _from_sections(read_sections(path), path)
+
+
+def sections_of(ground_truth: GroundTruth) -> Sections:
+    """Ground truth as the sections of a COCO-format file, which `read_ground_truth` reads back.
+
+    Returns:
+        images with all columns of their frame; categories in the order of `GroundTruth.listed`; annotations with id,
+        image_id, category_id, bbox [x, y, width, height] in pixels, area and iscrowd.
+    """
+    categories, annotations = ground_truth.categories, ground_truth.annotations
+    if ground_truth.listed:
+        categories = categories.set_index("id").loc[list(ground_truth.listed)].reset_index()
+    ids, image_ids, category_ids, area, iscrowd = (
+        annotations[name] for name in ("id", "image_id", "category_id", "area", "iscrowd")
+    )
+    return {
+        "images": _records(ground_truth.images),
+        "categories": _records(categories),
+        "annotations": annotation_records(ids, image_ids, category_ids, annotations[BOX], area, iscrowd),
+    }
 
 
 def corners(boxes: np.ndarray, kind: str, source: str | Path) -> np.ndarray:
-    """(N, 4) x, y, width, height to (N, 4) x1, y1, x2, y2, refusing what is not finite or has a negative side."""
+    """Convert boxes (N, 4) x, y, width, height to (N, 4) x1, y1, x2, y2.
+
+    Raises:
+        ValueError: a number that is not finite, or a negative side; names `source` and the first record of `kind`.
+    """
     refuse(~np.isfinite(boxes).all(axis=1), kind, "bbox [x, y, width, height] must be finite", boxes, source)
     negative = (boxes[:, 2] < 0) | (boxes[:, 3] < 0)
     refuse(negative, kind, "bbox [x, y, width, height] has a negative side", boxes, source)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return xyxy_of(boxes)
 
 
 def boxes_of_rows(rows: Sequence[Any], kind: str, source: str | Path) -> np.ndarray:
-    """(N, 4) x1, y1, x2, y2 of parsed values of `bbox`, which must be lists [x, y, width, height]."""
+    """Corners (N, 4) x1, y1, x2, y2 of parsed values of `bbox`, which must be lists [x, y, width, height].
+
+    Raises:
+        ValueError: another value, a number that is not finite, or a negative side.
+    """
     return corners(boxes_of_four(rows, kind, "bbox must be 4 numbers [x, y, width, height]", source), kind, source)
 
 
 def boxes_of_four(rows: Sequence[Any], kind: str, message: str, source: str | Path) -> np.ndarray:
-    """(N, 4) of parsed values that must be lists of four numbers; NaN and infinity pass."""
-    refuse([not _is_box(row) for row in rows], kind, message, rows, source)
+    """Array (N, 4) of parsed values that must be lists of four numbers; NaN and infinity pass.
+
+    Raises:
+        ValueError: another value; says `message`.
+    """
+    refuse([not is_box(row) for row in rows], kind, message, rows, source)
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
@@ -90,10 +145,21 @@ def check_corners(boxes: np.ndarray, kind: str, source: str | Path) -> None:
     refuse(negative, kind, "box x1 y1 x2 y2 has a negative side", boxes, source)
 
 
-def check_known(frame: pd.DataFrame, truths: Truths, kind: str, source: str | Path, hint: str = "") -> None:
-    """Refuse records of images or categories that the ground truth does not list.   hint: on other categories."""
-    allowed = f" {shown(truths.categories['id'].tolist())}{hint}"
-    for name, table, more in (("image_id", truths.images, ""), ("category_id", truths.categories, allowed)):
+def check_known(frame: pd.DataFrame, ground_truth: GroundTruth, kind: str, source: str | Path, hint: str = "") -> None:
+    """Refuse records of images or categories that the ground truth does not list.
+
+    Args:
+        frame: with image_id and category_id.
+        ground_truth: the ground truth.
+        kind: of the records, for the message.
+        source: of the records, for the message.
+        hint: added to the message on other categories.
+
+    Raises:
+        ValueError: such a record.
+    """
+    allowed = f" {shown(ground_truth.categories['id'].tolist())}{hint}"
+    for name, table, more in (("image_id", ground_truth.images, ""), ("category_id", ground_truth.categories, allowed)):
         known = frame[name].isin(table["id"])
         message = f"{name} must be one of the {len(table)} of the ground truth{more}"
         refuse(~known, kind, message, frame[name].to_numpy(), source)
@@ -110,38 +176,105 @@ def caution_outside(frame: pd.DataFrame, images: pd.DataFrame, kind: str, source
     caution(outside, kind, message, frame[BOX].to_numpy(np.float64), source, stacklevel + 1)
 
 
-def _sections(data: Any, path: Path) -> dict[str, Any]:
-    """The parsed file, when it is an object with the three lists of ground truth."""
-    if isinstance(data, list):
-        alike = bool(data) and isinstance(data[0], dict) and "score" in data[0]
-        came = "a list" + (" that looks like detections (its records have a score)" if alike else "")
-    elif isinstance(data, dict):
-        missing = [key for key in SECTIONS if key not in data]
-        came = f"no {missing[0]!r} among {shown(list(data))}" if missing else ""
+def _pascal_sections(root: Path, split: str | None, classes: Sequence[str] | None, one_based: bool | None) -> Sections:
+    """A split of a PASCAL VOC folder as the three sections of a COCO-format file.
+
+    Image ids are 1..N in the order of the list, category ids 1..C in the order of the classes, annotation ids count
+    from 1, as on the training side, so that ids and boxes agree with what an evaluation of it writes.
+    """
+    folder, name = _pascal_folder(root, split)
+    images = [voc.read_image(file) for file in _pascal_files(folder, name)]
+    if classes is None:
+        classes = voc.default_classes(voc.class_names(folder, images))
+    one_based = voc.counts_from_one(classes) if one_based is None else one_based
+    id_of = {class_name: number for number, class_name in enumerate(classes, start=1)}
+    annotations: list[Record] = []
+    left_out = []
+    for number, image in enumerate(images, start=1):
+        category_ids = image.numbers(id_of)
+        boxes, usable = _clipped(image, one_based)
+        bboxes = xywh_of(boxes).tolist()
+        for n, item in enumerate(image.objects):
+            if not usable[n]:
+                left_out.append(f"{image.file.name}: object {n} ({item.name}) {list(item.corners)}")
+                continue
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category_ids[n],
+                    "bbox": bboxes[n],
+                    "iscrowd": int(item.difficult),
+                }
+            )
+    if left_out:
+        text = f"{root}: {len(left_out)} objects without area inside their image are left out, first {left_out[0]}"
+        warnings.warn(text, stacklevel=3)
+    return {
+        "images": [
+            {"id": number, "file_name": image.file_name, "width": image.width, "height": image.height}
+            for number, image in enumerate(images, start=1)
+        ],
+        "categories": [{"id": number, "name": class_name} for class_name, number in id_of.items()],
+        "annotations": annotations,
+    }
+
+
+def _pascal_folder(root: Path, split: str | None) -> tuple[Path, str | None]:
+    """The one folder of a PASCAL VOC data set that is meant, and the name of the list of images in it."""
+    year, name = voc.split_parts(split or "")
+    if year:
+        folders = [folder for folder in voc.candidate_folders(root, year) if folder.is_dir()]
+    elif (root / "Annotations").is_dir() or any(root.glob("*.xml")):
+        folders = [root]
     else:
-        came = shown(data)
-    if came:
-        raise ValueError(f"{path}: ground truth must be a JSON object with {', '.join(SECTIONS)}; got {came}")
-    return data
+        folders = [folder for folder in voc.subfolders(root) if (folder / "Annotations").is_dir()]
+    if len(folders) != 1:
+        present = ", ".join(str(folder.relative_to(root)) for folder in folders) or "none"
+        raise FileNotFoundError(
+            f"{root}: one folder with Annotations/*.xml, or XML files, are needed; found: {present}"
+            + (" (name one with the split, such as FOLDER/test)" if folders else "")
+        )
+    return folders[0], name or None
 
 
-def _from_coco(data: Mapping[str, Any], source: Path) -> Truths:
+def _pascal_files(folder: Path, name: str | None) -> list[Path]:
+    """The XML files of a split, each once, as listed; of the default split where none is named."""
+    annotations = voc.annotation_folder(folder)
+    if name is None:
+        name = next((default for default in DEFAULT_SPLITS if voc.list_file(folder, default).is_file()), None)
+    if name is not None:
+        return [annotations / f"{image}.xml" for image in dict.fromkeys(voc.read_list(folder, name))]
+    files = sorted(annotations.glob("*.xml"))
+    if not files:
+        raise FileNotFoundError(f"{annotations}: no XML files")
+    return files
+
+
+def _clipped(image: voc.VocImage, one_based: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (G, 4) xyxy of an image within its size, where that is known, and whether each has an area there, (G,)."""
+    boxes = image.boxes(one_based)
+    size = [image.width or math.inf, image.height or math.inf]
+    clipped = np.concatenate([np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], size)], axis=1)
+    usable = np.isfinite(boxes).all(axis=1) & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    return np.where(usable[:, None], clipped, 0.0), usable
+
+
+def _from_sections(sections: Sections, source: Path) -> GroundTruth:
     """Checked frames of parsed ground truth."""
-    for kind in SECTIONS:
-        check_objects(data[kind], kind, source)
-    images = _table(data["images"], "file_name", "images", source)
+    images = _table(sections["images"], "file_name", "images", source)
     for name in ("width", "height"):
-        images[name] = column(data["images"], name, float, "images", source, default=math.nan)
-    categories = _table(data["categories"], "name", "categories", source)
+        images[name] = column(sections["images"], name, float, "images", source, default=math.nan)
+    categories = _table(sections["categories"], "name", "categories", source)
     listed = tuple(categories["id"].tolist())
     categories = categories.sort_values("id", ignore_index=True)  # the order of K in every precision array
-    truths = Truths(images, categories, _annotations(data["annotations"], source), listed)
-    check_known(truths.annotations, truths, "annotations", source)
-    caution_outside(truths.annotations, images, "annotations", source, stacklevel=3)
-    return truths
+    ground_truth = GroundTruth(images, categories, _annotations(sections["annotations"], source), listed)
+    check_known(ground_truth.annotations, ground_truth, "annotations", source)
+    caution_outside(ground_truth.annotations, images, "annotations", source, stacklevel=3)
+    return ground_truth
 
 
-def _table(records: list[dict[str, Any]], label: str, kind: str, source: Path) -> pd.DataFrame:
+def _table(records: list[Record], label: str, kind: str, source: Path) -> pd.DataFrame:
     """Frame of the ids, each once, and of one text, which falls back to the id."""
     ids = column(records, "id", int, kind, source)
     if not len(ids):
@@ -151,7 +284,7 @@ def _table(records: list[dict[str, Any]], label: str, kind: str, source: Path) -
     return pd.DataFrame({"id": ids, label: texts})
 
 
-def _annotations(records: list[dict[str, Any]], source: Path) -> pd.DataFrame:
+def _annotations(records: list[Record], source: Path) -> pd.DataFrame:
     """Frame of the objects."""
     kind = "annotations"
     ids = column(records, "id", int, kind, source, default=-1)
@@ -169,16 +302,12 @@ def _annotations(records: list[dict[str, Any]], source: Path) -> pd.DataFrame:
     return pd.DataFrame({**known, **box, "area": area, "iscrowd": iscrowd})
 
 
+def _records(frame: pd.DataFrame) -> list[Record]:
+    """Rows of a frame as JSON objects."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
 def _check_unique(ids: np.ndarray, kind: str, source: Path, missing: int | None = None) -> None:
     """Refuse an id that an earlier record has; `missing` stands for none."""
     again = pd.Series(ids).duplicated().to_numpy() & (ids != missing)
     refuse(again, kind, "id must be unique", ids, source)
-
-
-def _is_box(value: Any) -> bool:
-    """Whether a JSON value is a list of four numbers of at most 64 bits."""
-    return (
-        type(value) is list
-        and len(value) == 4
-        and all(type(v) is float or (type(v) is int and abs(v) < 2**63) for v in value)
-    )

@@ -8,8 +8,8 @@ from html import escape
 
 import pandas as pd
 
-from qrepro.papers.tables import display, is_number
 from qrepro.plots import Plot
+from qrepro.records.tables import display, is_number
 
 STYLE = """
 :root { --ink: #1b2733; --soft: #5b6875; --line: #dfe4ea; --tint: #f5f7f9; --accent: #0072b2; --warm: #d55e00; }
@@ -120,7 +120,7 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 """
 
 Tags = Mapping[str, str]  # what a part is of, by the name of a filter: paper, profile, verdict
-MARKS = {"holds": "yes", "agrees": "yes", "does not hold": "no", "not seen": "open", "not run": "open"}
+MARKS = {"holds": "yes", "agrees": "yes", "does not hold": "no", "inconclusive": "open", "not run": "open"}
 
 
 def page(

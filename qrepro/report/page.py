@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from qrepro.report import html
 
 from qrepro.metrics.calibration import calibration_rows
+from qrepro.metrics.detection_sets import run_sets
 from qrepro.metrics.lrp import lrp_rows
 from qrepro.metrics.oracle import alpha_rows
-from qrepro.metrics.pairs import correlation_study, detection_sets, positive_pairs
+from qrepro.metrics.pairs import correlation_study, positive_pairs
 from qrepro.metrics.summary import by_recipe, mean_metrics, summary_rows
-from qrepro.papers.tables import VOC_NOTE, readable
-from qrepro.records.run_folder import Run, find_runs
+from qrepro.papers.tables import VOC_NOTE
+from qrepro.records.run_folder import POSITIVES, RunFolder, find_runs
+from qrepro.records.tables import readable
+from qrepro.report import html
 from qrepro.report.figures import (
     candidate_clouds,
     diagrams,
@@ -41,19 +43,20 @@ TOGETHER = 4  # recipes in one figure
 SHOWN_METRICS = ["AP", *(f"AP{t}" for t in range(50, 100, 5)), "APS", "APM", "APL", "AR1", "AR10", "AR100", "n_classes"]
 DEFINITIONS = [
     ("AP", "COCO average precision in percent: mean over IoU thresholds 0.50, 0.55 … 0.95, 101 recalls and the classes "
-     "that have truth (n_classes). AP50 … AP95: at one threshold. APS, APM, APL: truths of area below 32², up to 96², "
-     "above 96² square pixels. At most 100 detections per image; crowds and difficult objects count neither way."),
+     "that have ground truth (n_classes). AP50 … AP95: at one threshold. APS, APM, APL: ground truths of area below "
+     "32², up to 96², above 96² square pixels. At most 100 detections per image; crowds and difficult objects "
+     "count neither way."),
     ("mAP", VOC_NOTE),
     ("p, u, α", "p: class score. u: the detector's estimate of the IoU of its box. Rule “power-α” ranks by "
      "p^α·u^(1-α), “product” by p·u, “class” by p alone (α = 1)."),
     ("Oracle", "The same network pass ranked with IoU_truth in the place of u. What it gains over the best own "
      "estimate is what a perfect estimate would still be worth."),
-    ("IoU_truth", "For a box: its largest IoU with any truth of the image, whatever the class. Used by the oracle."),
-    ("IoU_eval", "For a detection: its largest IoU with a truth of its own class; never above IoU_truth. A well-placed "
-     "box of the wrong class has a high IoU_truth and a low IoU_eval."),
+    ("IoU_truth", "For a box: its largest IoU with any ground truth of the image, whatever the class. The oracle's."),
+    ("IoU_eval", "For a detection: its largest IoU with a ground truth of its own class; never above IoU_truth. A "
+     "well-placed box of the wrong class has a high IoU_truth and a low IoU_eval."),
     ("PCC (r)", "Pearson correlation of u, or of a score of the true class, and the IoU of the decoded box with its "
-     "assigned truth, over the positive locations of the training assigner on the evaluation images. ρ is Spearman's "
-     "rank correlation."),
+     "assigned ground truth, over the positive locations of the training assigner on the evaluation images. ρ is "
+     "Spearman's rank correlation."),
     ("Bias, slope", "Bias: mean u minus mean IoU, positive for a detector that believes too much. Slope: of the "
      "least-squares line of IoU over u, 1 when calibrated."),
     ("Concordance", "Lin's coefficient 2 cov(u, IoU) / (var u + var IoU + (mean u - mean IoU)²): 1 only where u is the "
@@ -105,22 +108,22 @@ def build_report(root: str | Path, out: str | Path) -> Path:
     return out
 
 
-def trace_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def trace_rows(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """Where every number comes from: one row per run, recipe and seed to commit, hash and number of images."""
     rows = []
     for run in runs:
         metrics = run.metrics if run.evaluated else {}
         row = {"recipe": run.recipe, "profile": run.profile, "seed": str(run.seed)}
         row |= {"split": metrics.get("split", "not evaluated"), "images": metrics.get("images", "")}
-        row |= {name: run.info.get(name, "") for name in ("steps", "parameters", "hash", "commit", "created")}
-        row["overrides"] = " ".join(map(str, run.info.get("overrides", [])))
-        row["versions"] = ", ".join(f"{name} {version}" for name, version in run.info.get("versions", {}).items())
+        row |= {name: run.card.get(name, "") for name in ("steps", "parameters", "hash", "commit", "created")}
+        row["overrides"] = " ".join(map(str, run.card.get("overrides", [])))
+        row["versions"] = ", ".join(f"{name} {version}" for name, version in run.card.get("versions", {}).items())
         row["engine"] = metrics.get("engine", "")
         rows.append(row)
     return rows
 
 
-def _profile_section(profile: str, runs: Sequence[Run]) -> str:
+def _profile_section(profile: str, runs: Sequence[RunFolder]) -> str:
     """Everything about one profile."""
     evaluated = [run for run in runs if run.evaluated]
     waiting = [run.name for run in runs if not run.evaluated]
@@ -149,7 +152,7 @@ def _profile_section(profile: str, runs: Sequence[Run]) -> str:
         opened = len(recipes) <= 3
         for name, some in recipes.items():
             parts.append(html.details(name, _rules(some), opened=opened, tags={"paper": paper_of(some[0])}))
-    logged = [run for run in runs if run.has("log.jsonl")]
+    logged = [run for run in runs if run.has_log]
     if logged:
         parts += [html.subheading("Training")]
         for paper, group in groupby(logged, paper_of):
@@ -160,7 +163,7 @@ def _profile_section(profile: str, runs: Sequence[Run]) -> str:
     return html.section(f"profile-{profile}", f"Profile {profile}", parts, {"profile": profile})
 
 
-def paper_of(run: Run) -> str:
+def paper_of(run: RunFolder) -> str:
     """The paper that a run's recipe belongs to: the folder of the recipe."""
     return run.recipe.split("/")[0]
 
@@ -204,7 +207,7 @@ def _summary_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _figures(runs: Sequence[Run]) -> list[str]:
+def _figures(runs: Sequence[RunFolder]) -> list[str]:
     """Score against IoU, AP against alpha, estimate against IoU, calibration, labels."""
     parts = [html.subheading("Do scores follow IoU?")]
     parts += [html.figure(plot, "png", "Confidence against IoU_eval", wide=True) for plot in score_clouds(runs)]
@@ -216,25 +219,25 @@ def _figures(runs: Sequence[Run]) -> list[str]:
     parts.append(html.side_by_side([*swept, html.figure(thresholds(runs), heading="AP at each IoU threshold")]))
     clouds = [html.figure(plot, "png", "Estimate against true IoU", wide=True) for plot in estimate_clouds(runs)]
     if clouds:
-        known = [run for run in runs if run.has("positives.parquet")]
+        known = [run for run in runs if run.has(POSITIVES)]
         study = [row for run in known for row in correlation_study(positive_pairs(run))]
         parts += [html.subheading("Is the estimate right?"), *clouds, *_table(study)]
         parts.append(html.note("Over positives, one row per band of true IoU, both ends included."))
     drawn = [html.figure(plot, heading="Labels and targets of the positives") for plot in histograms(runs)]
-    drawn += [html.figure(plot, heading="Positives against the scale of the truth") for plot in scales(runs)]
+    drawn += [html.figure(plot, heading="Positives against the scale of the ground truth") for plot in scales(runs)]
     if drawn:
         parts += [html.subheading("What is it taught?"), html.side_by_side(drawn)]
     return [*parts, *_errors(runs)]
 
 
-def _errors(runs: Sequence[Run]) -> list[str]:
+def _errors(runs: Sequence[RunFolder]) -> list[str]:
     """Calibration of the recipes' own rankings, and the parts of their error."""
     calibrated: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    for found in detection_sets([run for run in runs if run.rule in run.rules]):
+    for found in run_sets([run for run in runs if run.rule in run.rules]):
         about = {"run": found.name, "rule": found.rule}
-        calibrated += [{**about, **row} for row in calibration_rows(found.truths, found.detections)]
-        errors.append({**about, **lrp_rows(found.truths, found.detections)[-1]})
+        calibrated += [{**about, **row} for row in calibration_rows(found.ground_truth, found.detections)]
+        errors.append({**about, **lrp_rows(found.ground_truth, found.detections)[-1]})
     if not errors:
         return []
     figures = [html.figure(plot, heading="Reliability", wide=True) for plot in diagrams(runs)]
@@ -254,7 +257,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [html.table(pd.DataFrame(varying)), *([html.note(f"All rows: {same}.")] if same else [])]
 
 
-def _rules(runs: Sequence[Run]) -> list[str]:
+def _rules(runs: Sequence[RunFolder]) -> list[str]:
     """AP of every rule of one recipe: mean over seeds, then each seed behind a line."""
     parts = [_rule_table(mean_metrics(runs))]
     if len(runs) > 1:

@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from qrepro.report import html
 
-from qrepro.papers.tables import missing_rows, read_table
+from qrepro.papers.tables import missing_rows, printed_beside_measured, read_table
 from qrepro.papers.verdicts import (
     FAILS,
     HOLDS,
+    INCONCLUSIVE,
     MAP_NOTE,
     NOT_MEASURABLE,
     NOT_RUN,
-    OPEN,
     READING,
     VERDICTS,
     claim_lines,
     effect_rows,
 )
 from qrepro.plots import Plot, claimed_effects
+from qrepro.report import html
 
 OWN = "the paper's own"  # setting of a table without a suffix
 NUMBERS = ("printed_effect", "effect", "low", "high", "p_value")
-SEEN = (HOLDS, FAILS, OPEN)
+SEEN = (HOLDS, FAILS, INCONCLUSIVE)
 
 
 def claims_section(root: Path) -> tuple[str, list[str], list[str]]:
@@ -73,7 +73,7 @@ def profile_of(setting: str) -> str:
     return setting.partition("+")[0]
 
 
-_KINDS = ((HOLDS, ""), (OPEN, "plain"), (FAILS, "warm"))
+_KINDS = ((HOLDS, ""), (INCONCLUSIVE, "plain"), (FAILS, "warm"))
 
 
 def read_claim_rows(file: Path) -> list[dict[str, Any]]:
@@ -121,7 +121,14 @@ def tables_section(root: Path) -> tuple[str, list[str], list[str]]:
             done = len(trained) - len(missing_rows(frame))
             summary = f"{stem.replace('table', 'table ')}, {suffix or OWN}: {done} of {len(trained)} rows measured"
             tags = {"paper": paper, "profile": settings[-1]}
-            inside.append(html.details(summary, [html.table(frame)], opened=0 < done and len(files) <= 8, tags=tags))
+            inside.append(
+                html.details(
+                    summary,
+                    [html.table(printed_beside_measured(frame))],
+                    opened=0 < done and len(files) <= 8,
+                    tags=tags,
+                )
+            )
         parts.append(html.group([html.subheading(paper), *inside], {"paper": paper}))
     papers = list(dict.fromkeys(file.parent.name for file in files))
     return html.section("tables", "Tables", parts), papers, list(dict.fromkeys(settings))

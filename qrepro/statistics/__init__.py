@@ -1,1 +1,1 @@
-"""Resampling, intervals, and the comparison of two detectors."""
+"""Resampling of images, intervals of the draws, and the comparison of two detectors."""

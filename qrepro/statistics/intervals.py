@@ -1,11 +1,11 @@
-"""Is one run better than another, or luckier with its images? Intervals and p-values of a paired bootstrap.
+"""Confidence intervals and p-values of bootstrap draws: of one side, of a difference of two, of a weighted sum.
 
-Both runs are measured on the same draws of images (`qrepro.statistics.bootstrap`), so that what makes an image hard for both
-cancels in the difference: the method of Everingham et al., "Assessing the significance of performance differences on
-the PASCAL VOC challenges via bootstrapping" (2013). Runs of several training seeds stand for their side together.
+Two sides are measured on the same draws of images (`qrepro.statistics.bootstrap`), so that what makes an image hard for
+both cancels in the difference: the method of Everingham et al., "Assessing the significance of performance differences
+on the PASCAL VOC challenges via bootstrapping" (2013). Runs of several training seeds stand for their side together.
 
 AP is optimistic on a small set: the interpolated precision takes maxima, the more so the fewer objects a class has. A
-draw repeats images, so it holds fewer different ones and is more optimistic still. On a made-up set of val2017's size
+draw repeats images, so it holds fewer different ones and is more optimistic still. On a synthetic set of val2017's size
 the observed AP of 50.0 lay *below* the middle 95 % of its own draws, 50.1 ... 51.5. The draws are therefore moved so
 that their mean is the observed value ("centred": the width and shape of the percentile interval, around the value of
 the standard one; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13). Such an interval is for the AP
@@ -16,77 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
-from qrepro.metrics.coco_ap import threshold_name
-from qrepro.metrics.matching import Matches
-from qrepro.statistics.bootstrap import ap_draws, draw_weights, moment_draws
+from qrepro.statistics.bootstrap import Resampled
+
+Row = dict[str, float | int | str]
 
 INTERVALS = ("centred", "percentile")
 SEEDS = ("resampled", "fixed")
-
-
-@dataclass(frozen=True, eq=False)
-class Resampled:
-    """Metrics of one run on its images and on draws of them.
-
-    values: name -> (1 + draws,) on the images themselves, then on each draw; nan where undefined.
-    image_ids: (n,) the images drawn from.
-    seed: of the draws: equal seeds and images give equal draws.
-    truths, classes: number of truths that count, and of classes that have one; None where a metric uses neither.
-    """
-
-    values: dict[str, np.ndarray]
-    image_ids: np.ndarray
-    seed: int
-    truths: int | None = None
-    classes: int | None = None
-
-    @property
-    def draws(self) -> int:
-        """Number of draws."""
-        return len(next(iter(self.values.values()))) - 1
-
-
-def resample_ap(
-    matches: Matches, image_ids: ArrayLike, draws: int = 1000, seed: int = 0, name: str = "AP"
-) -> Resampled:
-    """AP in percent, mean over the thresholds and at each of them: AP, AP50, ... AP95.
-
-    matches: of one run, at the thresholds and in the area range wanted.
-    image_ids: (n,) `truths.images["id"]`.   draws, seed: see `draw_weights`.
-    name: of the mean, to tell area ranges apart: "APS" gives APS, APS50, ...
-    """
-    ids = _unique_ids(image_ids)
-    if len(ids) != matches.images:
-        raise ValueError(f"{len(ids)} image ids are given for matches of {matches.images} images")
-    ap = ap_draws(matches, _with_observed(draw_weights(len(ids), draws, seed)))
-    single = {name + threshold_name(value).removeprefix("AP"): ap[:, t] for t, value in enumerate(matches.thresholds)}
-    classes = len(np.unique(matches.truth_category))
-    return Resampled({name: ap.mean(axis=1), **single}, ids, seed, len(matches.truth_category), classes)
-
-
-def resample_moments(
-    image_id: ArrayLike, estimate: ArrayLike, iou: ArrayLike, image_ids: ArrayLike, draws: int = 1000, seed: int = 0
-) -> Resampled:
-    """Pearson (PCC) and concordance correlation, bias and slope of estimated and true IoU; see `moment_draws`.
-
-    image_id, estimate, iou: (N,) one pair per box or positive location.
-    image_ids: (n,) all images of the run, those without a pair too.   draws, seed: see `draw_weights`.
-    """
-    ids = _unique_ids(image_ids)
-    owners = np.asarray(image_id)
-    rows = pd.Index(ids).get_indexer(pd.Index(owners))
-    if (rows < 0).any():
-        first = int(np.argmax(rows < 0))
-        raise ValueError(f"pair {first} belongs to image {owners[first]}, which is not among the {len(ids)} images")
-    weights = _with_observed(draw_weights(len(ids), draws, seed))
-    return Resampled(moment_draws(rows, estimate, iou, weights), ids, seed)
 
 
 def compare_rows(
@@ -95,39 +34,47 @@ def compare_rows(
     level: float = 0.95,
     interval: str = "centred",
     seeds: str | None = None,
-) -> list[dict[str, Any]]:
-    """One row per metric: how much `b` differs from the baseline `a`.
+) -> list[Row]:
+    """Compare side `b` with the baseline `a`, metric by metric, on the same draws.
 
-    a, b: the runs of each side, one per training seed, resampled with one seed and number of draws over the same images
-        in the same order, and with the same truths.
-    level: of the intervals, in (0, 1).
-    interval: "centred" moves the draws of a value so that their mean is the observed value; "percentile" leaves them.
-        The interval goes from their (1 - level) / 2 to their (1 + level) / 2 quantile.
-    seeds: what a draw does with the runs of a side. "fixed": it takes the mean of all, so that the interval is for
-        these very networks; "resampled": it takes as many with replacement, on each side for itself, so that the
-        interval is for networks trained anew (images and seeds as crossed factors: Owen, The pigeonhole bootstrap,
-        Ann. Appl. Stat. 1, 2007). S seeds hold (S - 1) / S of the variance between seeds: few make it too narrow.
-        None: resampled where a side has more than one run.
-    Returns rows of
-        metric;   a, a_low, a_high, b, b_low, b_high: observed values, means over seeds, each with its own interval;
-        difference, low, high: b - a with its interval, paired;
-        p_value: two-sided, of no difference: 2 min(P(d <= 0), P(d >= 0)) over the draws d of the difference, moved as
-            for the interval, each P as (1 + count) / (1 + draws); at most 1;
-        draws, undefined: number of draws, and of those left out because the difference was undefined;
-        level, interval, seed, seeds: the options;   seeds_a, seeds_b: runs of each side;
-        images, classes: what was drawn from; classes nan for correlations.
-    Units are those of the metrics: percent for AP.
+    Args:
+        a: Runs of the baseline, one per training seed; all runs are resampled with one seed and number of draws over
+            the same images in the same order, and with the same ground truth.
+        b: Runs of the other side, likewise.
+        level: Level of the intervals, in (0, 1).
+        interval: "centred" moves the draws of a value so that their mean is the observed value; "percentile" leaves
+            them. The interval goes from their (1 - level) / 2 to their (1 + level) / 2 quantile.
+        seeds: How a draw treats the runs of a side. "fixed": it takes the mean of all, so that the interval is for
+            these very networks; "resampled": it takes as many with replacement, on each side for itself, so that the
+            interval is for networks trained anew (images and seeds as crossed factors: Owen, The pigeonhole bootstrap,
+            Ann. Appl. Stat. 1, 2007). S seeds hold (S - 1) / S of the variance between seeds: few make it too narrow.
+            None: resampled where a side has more than one run.
+
+    Returns:
+        One row per metric, in the unit of the metric (percent for AP), with
+            metric;
+            a, a_low, a_high, b, b_low, b_high: observed values, means over seeds, each with its own interval;
+            difference, low, high: b - a with its interval, paired;
+            p_value: two-sided, of no difference: 2 min(P(d <= 0), P(d >= 0)) over the draws d of the difference, moved
+                as for the interval, each P as (1 + count) / (1 + draws); at most 1;
+            draws, undefined: number of draws, and of those left out because the difference was undefined;
+            level, interval, seed, seeds: the options;
+            seeds_a, seeds_b: number of runs of each side;
+            images, classes: number of images and classes drawn from; classes nan for correlations.
+
+    Raises:
+        ValueError: If an option does not exist, a side has no run, or the runs were not measured on the same draws.
     """
     _check_options(level, interval, seeds)
     _check_paired(a, b)
     seeds = seeds or _default_seeds(a, b)
     sides = [_pooled(runs, seeds, part) for part, runs in enumerate((a, b), start=1)]
-    rows = []
+    rows: list[Row] = []
     for metric in a[0].values:
         first, second = (side[metric] for side in sides)
         difference = second - first
         placed = _placed(difference, interval)
-        row: dict[str, Any] = {"metric": metric}
+        row: Row = {"metric": metric}
         for name, values in (("a", first), ("b", second)):
             low, high = _limits(_placed(values, interval), level)
             row |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
@@ -140,19 +87,30 @@ def compare_rows(
 
 def interval_rows(
     runs: Sequence[Resampled], level: float = 0.95, interval: str = "centred", seeds: str | None = None
-) -> list[dict[str, Any]]:
-    """One row per metric of one side alone: metric, value, low, high, runs (its number of seeds), and as compare_rows.
+) -> list[Row]:
+    """Compute the interval of each metric of one side alone.
 
-    runs, level, interval, seeds: see `compare_rows`.
+    Args:
+        runs: Runs of the side, one per training seed; as for `compare_rows`.
+        level: As for `compare_rows`.
+        interval: As for `compare_rows`.
+        seeds: As for `compare_rows`.
+
+    Returns:
+        One row per metric with metric, value, low, high, runs (the number of seeds), and draws, undefined, level,
+        interval, seed, seeds, images and classes as in `compare_rows`.
+
+    Raises:
+        ValueError: As `compare_rows`.
     """
     _check_options(level, interval, seeds)
     _check_paired(runs)
     seeds = seeds or _default_seeds(runs)
-    rows = []
+    rows: list[Row] = []
     for metric, values in _pooled(runs, seeds, 1).items():
         placed = _placed(values, interval)
         low, high = _limits(placed, level)
-        row = {"metric": metric, "value": float(values[0]), "low": low, "high": high}
+        row: Row = {"metric": metric, "value": float(values[0]), "low": low, "high": high}
         rows.append(row | _origin(runs[0], len(placed), level, interval, seeds) | {"runs": len(runs)})
     return rows
 
@@ -163,12 +121,23 @@ def combined_row(
     level: float = 0.95,
     interval: str = "centred",
     seeds: str | None = None,
-) -> dict[str, Any]:
-    """A weighted sum of metrics of several sides: value, low, high, p_value (of the sum being 0), and as compare_rows.
+) -> Row:
+    """Compute the interval and p-value of a weighted sum of metrics of several sides.
 
-    terms: (weight, runs of a side, metric). Terms of the very same runs take the same seeds in a draw, so that two
-        thresholds of one network stay paired.
-    constant: added to the sum.   level, interval, seeds: see `compare_rows`.
+    Args:
+        terms: Triples (weight, runs of a side, metric), at least one. Terms of the very same runs take the same seeds
+            in a draw, so that two thresholds of one network stay paired.
+        constant: Added to the sum.
+        level: As for `compare_rows`.
+        interval: As for `compare_rows`.
+        seeds: As for `compare_rows`.
+
+    Returns:
+        A row with value, low, high, p_value (of the sum being 0), and draws, undefined, level, interval, seed, seeds,
+        images and classes as in `compare_rows`.
+
+    Raises:
+        ValueError: As `compare_rows`.
     """
     _check_options(level, interval, seeds)
     _check_paired(*([_only(run, metric) for run in runs] for _, runs, metric in terms))
@@ -180,21 +149,16 @@ def combined_row(
         total = total + weight * _pooled(runs, seeds, parts[side])[metric]
     placed = _placed(total, interval)
     low, high = _limits(placed, level)
-    row = {"value": float(total[0]), "low": low, "high": high, "p_value": _p_value(placed)}
+    row: Row = {"value": float(total[0]), "low": low, "high": high, "p_value": _p_value(placed)}
     return row | _origin(terms[0][1][0], len(placed), level, interval, seeds)
 
 
 def _only(run: Resampled, metric: str) -> Resampled:
-    """A run with one metric, under a name that all sides share, and without what only some metrics count."""
+    """A run with one metric, under a name that all sides share, and without the counts that only some metrics have."""
     return Resampled({"": run.values[metric]}, run.image_ids, run.seed)
 
 
-def _with_observed(weights: np.ndarray) -> np.ndarray:
-    """Weights with a column of ones before them: every image once."""
-    return np.insert(weights, 0, 1, axis=1)
-
-
-def _pooled(runs: Sequence[Resampled], seeds: str, part: int) -> dict[str, np.ndarray]:
+def _pooled(runs: Sequence[Resampled], seeds: str, part: int) -> dict[str, NDArray[np.float64]]:
     """(1 + draws,) per metric: mean over the runs of a side, on draws over those that the draw takes.
 
     part: 1 or 2, the side; each has random numbers of its own, other than those of the images.
@@ -209,16 +173,17 @@ def _pooled(runs: Sequence[Resampled], seeds: str, part: int) -> dict[str, np.nd
     }
 
 
-def _placed(values: np.ndarray, interval: str) -> np.ndarray:
-    """Draws without the undefined ones, moved to where the interval wants them. values: (1 + draws,)."""
+def _placed(values: NDArray[np.float64], interval: str) -> NDArray[np.float64]:
+    """Defined draws of (1 + draws,) values, moved to the observed value for a centred interval."""
     observed, draws = values[0], values[1:]
     draws = draws[~np.isnan(draws)]
     if np.isnan(observed) or not len(draws):
         return draws[:0]
-    return draws + (observed - draws.mean()) if interval == "centred" else draws
+    moved: NDArray[np.float64] = draws + (observed - draws.mean()) if interval == "centred" else draws
+    return moved
 
 
-def _limits(draws: np.ndarray, level: float) -> tuple[float, float]:
+def _limits(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
     """Both ends of the interval; nan without draws."""
     if not len(draws):
         return math.nan, math.nan
@@ -226,7 +191,7 @@ def _limits(draws: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _p_value(draws: np.ndarray) -> float:
+def _p_value(draws: NDArray[np.float64]) -> float:
     """Two-sided p-value of 0; nan without draws."""
     if not len(draws):
         return math.nan
@@ -234,8 +199,8 @@ def _p_value(draws: np.ndarray) -> float:
     return min(1.0, 2 * (1 + rarer) / (1 + len(draws)))
 
 
-def _origin(run: Resampled, defined: int, level: float, interval: str, seeds: str) -> dict[str, Any]:
-    """What a row says about how it came about."""
+def _origin(run: Resampled, defined: int, level: float, interval: str, seeds: str) -> Row:
+    """The options and counts behind a row, as columns."""
     return {
         "level": level,
         "interval": interval,
@@ -249,17 +214,8 @@ def _origin(run: Resampled, defined: int, level: float, interval: str, seeds: st
 
 
 def _default_seeds(*sides: Sequence[Resampled]) -> str:
-    """Resampled where there is a choice."""
+    """Whether to resample the seeds by default: where a side has more than one run."""
     return SEEDS[0] if any(len(runs) > 1 for runs in sides) else SEEDS[1]
-
-
-def _unique_ids(image_ids: ArrayLike) -> np.ndarray:
-    """Image ids as a vector without repetition."""
-    ids = np.asarray(image_ids)
-    repeated = pd.Index(ids).duplicated()
-    if repeated.any():
-        raise ValueError(f"image id {ids[repeated][0]} occurs twice among the {len(ids)} images")
-    return ids
 
 
 def _check_options(level: float, interval: str, seeds: str | None) -> None:
@@ -279,17 +235,17 @@ def _check_paired(*sides: Sequence[Resampled]) -> None:
     first = sides[0][0]
     for run in (run for runs in sides for run in runs):
         _check_same_images(first.image_ids, run.image_ids)
-        for what, ours, theirs in (
+        for quantity, ours, theirs in (
             ("draws", first.draws, run.draws),
             ("seed of the draws", first.seed, run.seed),
             ("metrics", ", ".join(first.values), ", ".join(run.values)),
-            ("truths", first.truths, run.truths),
+            ("number of objects", first.ground_truth, run.ground_truth),
         ):
             if ours != theirs:
-                raise ValueError(f"runs can be paired only with the same {what}, got {ours} and {theirs}")
+                raise ValueError(f"runs can be paired only with the same {quantity}, got {ours} and {theirs}")
 
 
-def _check_same_images(ours: np.ndarray, theirs: np.ndarray) -> None:
+def _check_same_images(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> None:
     """Refuse image sets that differ, or have another order."""
     if np.array_equal(ours, theirs):
         return

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qrepro.backbone import Residual
 from qrepro.layers import FLOPS, Deformable
-from qrepro.recipe import resolve
+from qrepro.recipe.axes import network_hash, resolve
 from qrepro.recipe.build import build_detector
 
 BOTH = pytest.mark.parametrize("modulated", [False, True], ids=["v1", "v2"])
@@ -28,7 +28,7 @@ def plain(stride=1, groups=1):
 
 def moved(x, conv, dy, dx):
     """`conv` of x with every tap `dy` rows and `dx` columns on, whole pixels; zeros outside x."""
-    rim = 3  # output i of an unpadded convolution of the wider picture is centred at i + 1 - rim of x
+    rim = 3  # output i of an unpadded convolution of the wider image is centred at i + 1 - rim of x
     wide = F.conv2d(F.pad(x, (rim,) * 4), conv.weight, groups=conv.groups)
     height, width = x.shape[-2:]
     return wide[..., rim - 1 + dy :, rim - 1 + dx :][..., : height : conv.stride[0], : width : conv.stride[1]]
@@ -292,7 +292,7 @@ def test_multiply_adds_are_those_of_both_convolutions():
 def test_a_recipe_reaches_it(profile):
     base = resolve("iou_aware/detached_r50", profile)
     recipe = resolve("iou_aware/detached_r50", profile, ["backbone.deformable=v2", "backbone.deformable_stages=[4, 5]"])
-    assert len({base.hash, recipe.hash, base.model_hash, recipe.model_hash}) == 4
+    assert len({base.hash, recipe.hash, network_hash(base), network_hash(recipe)}) == 4
     detector = build_detector(recipe).eval()
     deformable = [name for name, m in detector.named_modules() if isinstance(m, Deformable)]
     assert {name.split(".")[1] for name in deformable} == {"layer3", "layer4"}
@@ -306,7 +306,7 @@ def test_a_recipe_reaches_it(profile):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("backbone.deformable=v3", "backbone: deformable: Input should be 'none', 'v1' or 'v2', got 'v3'"),
+        ("backbone.deformable=v3", "backbone.deformable: Input should be 'none', 'v1' or 'v2', got 'v3'"),
         ("backbone.deformable_stages=[3, 6]", "deformable_stages.1: Input should be 2, 3, 4 or 5, got 6"),
         ("backbone.deformable_stages=3", "deformable_stages: Input should be a valid tuple, got 3"),
     ],

@@ -11,7 +11,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 
 from qrepro.backbone import BACKBONES, Residual
 from qrepro.layers import Deformable
-from qrepro.recipe import resolve
+from qrepro.recipe.axes import resolve
 from qrepro.recipe.build import build_detector
 
 try:

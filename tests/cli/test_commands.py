@@ -14,20 +14,24 @@ from PIL import Image
 
 from helpers.commands import SETTINGS, run
 from helpers.tiny import TINY
-from qrepro.cli.evaluate import asked_rules
-from qrepro.cli.options import choose, numbers
-from qrepro.cli.reproduce import carry_out, duration, pairs, plan
-from qrepro.cli.rows import Setting, table_files
-from qrepro.cli.train import train_choice
+from qrepro.cli.options import key_values, numbers
+from qrepro.cli.terminal import terminal
+from qrepro.engine.card import run_card
+from qrepro.experiments.evaluation import requested_rules
+from qrepro.experiments.experiment import open_experiment, run_path
+from qrepro.experiments.plan import carry_out, duration, planned_trainings
+from qrepro.experiments.run_index import Setting, table_files
 from qrepro.papers.tables import read_table
-from qrepro.recipe import resolve
+from qrepro.recipe.axes import resolve
 from qrepro.recipe.load import profiles
+from qrepro.records.run_folder import RunFolder
+from qrepro.records.score_rule import Rule
 
 
 def test_the_whole_path(capsys, trained):
     aware = next(trained.glob("iou_aware/grad_r50*/shapes/seed0"))
     files = {p.relative_to(aware).as_posix() for p in aware.rglob("*") if p.is_file()}
-    assert {"run.json", "log.jsonl", "last.pt", "metrics.json", "truths.json", "positives.parquet"} <= files
+    assert {"run.json", "log.jsonl", "last.pt", "metrics.json", "ground_truth.json", "positives.parquet"} <= files
     metrics = json.loads((aware / "metrics.json").read_text())
     powers = {f"{o}power-{a}" for o in ("", "oracle-") for a in (0.3, 0.4, 0.5)}
     assert set(metrics["rules"]) == {"class", "product", "oracle-product"} | powers
@@ -52,7 +56,7 @@ def test_the_whole_path(capsys, trained):
 
 
 def test_a_split_without_truths_gives_the_file_that_the_server_takes(capsys, tmp_path, trained, data):
-    """As COCO's test-dev: a list of pictures, which lie in the folder of the whole test set."""
+    """As COCO's test-dev: a list of images, which lie in the folder of the whole test set."""
     content = json.loads((data / "annotations" / "instances_val.json").read_text())
     del content["annotations"]
     place = tmp_path / "coco"
@@ -80,7 +84,7 @@ def test_a_split_without_truths_gives_the_file_that_the_server_takes(capsys, tmp
 
 
 def test_the_best_checkpoint_is_kept_where_the_schedule_evaluates(capsys, tmp_path, data):
-    options = ["--set", "schedule.evaluate_every=2", "--set", "postprocess.threshold=0.001"]
+    options = ["--set", "schedule.evaluate_every=2", "--set", "postprocess.score_thr=0.001"]
     code, _, err = run(
         capsys,
         "train",
@@ -89,7 +93,7 @@ def test_the_best_checkpoint_is_kept_where_the_schedule_evaluates(capsys, tmp_pa
         "shapes",
         "--data",
         data,
-        "--out",
+        "--results",
         tmp_path,
         "--device",
         "cpu",
@@ -126,12 +130,12 @@ def test_oracle_and_estimate_come_from_the_same_pass(trained):
 def test_iou_truth_of_detections_equals_that_of_the_analysis(trained):
     """Computed in the network's pixels by torch, and from the files in original pixels by numpy."""
     from qrepro.metrics.iou import iou_truth
-    from qrepro.records.run_folder import load_run
+    from qrepro.records.run_folder import read_run
 
-    found = load_run(next(trained.glob("iou_aware/grad_r50*/shapes/seed0")))
+    found = read_run(next(trained.glob("iou_aware/grad_r50*/shapes/seed0")))
     frame = found.detections("class")
     assert len(frame) > 50
-    assert iou_truth(found.truths, frame) == pytest.approx(frame["iou_truth"].to_numpy(), abs=2e-3)
+    assert iou_truth(found.ground_truth, frame) == pytest.approx(frame["iou_truth"].to_numpy(), abs=2e-3)
 
 
 def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_path, data):
@@ -141,12 +145,14 @@ def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_p
     assert code == 0, err
     frame = pd.read_csv(results / "tables" / "iou_aware" / "table4.csv", dtype=str, keep_default_na=False)
     assert frame["AP"].tolist()[:2] == ["34.4", "36.0"] and set(frame["AP_measured"]) == {""}
-    from qrepro.engine.run import Run, folder
-    from qrepro.recipe import resolve
+    from qrepro.engine.card import run_card
+    from qrepro.experiments.experiment import run_path
+    from qrepro.recipe.axes import resolve
+    from qrepro.records.run_folder import RunFolder
 
     recipe = resolve("iou_aware/grad_r50_600", "shapes")
-    made = Run(folder(results, recipe, 0))
-    made.write_card(recipe, 0)
+    made = RunFolder(run_path(results, recipe, 0))
+    made.write_card(run_card(recipe, 0))
     rules = {"power-0.4": {"AP": 41.28, "AP50": 60.0}}
     (made.path / "metrics.json").write_text(json.dumps({"split": "val", "images": 6, "rules": rules}))
     assert run(capsys, "tables", "iou_aware/table4", "--results", results)[0] == 0
@@ -157,7 +163,7 @@ def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_p
     row = frame[frame["row"] == "alpha-0.4"].iloc[0]
     assert (row["AP"], float(row["AP_measured"]), row["profile"], row["hash"]) == ("36.1", 41.28, "shapes", recipe.hash)
     assert set(frame[frame["row"] != "alpha-0.4"]["AP_measured"]) == {""}
-    assert row["stale"] == "" and row["date"] == json.loads(made.card.read_text())["created"][:10]
+    assert row["stale"] == "" and row["date"] == json.loads((made.path / "run.json").read_text())["created"][:10]
     text = Path(f"{small}.md").read_text()
     assert "36.1 / 41.3" in text and text.startswith("# IoU-aware") and "(shapes)" in text.splitlines()[0]
     made.card.write_text(made.card.read_text().replace(recipe.hash, "0123456789ab"))  # as if the recipe had changed
@@ -191,7 +197,7 @@ def test_printed_values_of_test_dev_are_said_to_be(capsys, tmp_path):
         (["eval", "retinanet_r50", "--alpha", "0.5"], "no quality estimate"),
         (["eval", "grad_r50", "--engine", "mine"], "mine"),
         (["analyze", "pcc", "--results", "nowhere"], "nowhere"),
-        (["analyze", "ap", "--detections", "x.json"], "belong together"),
+        (["analyze", "ap", "x.json"], "x.json: no such file"),
         (["tables", "iou_awar"], "did you mean 'iou_aware'"),
         (["tables", "--format", "pdf"], "allowed are csv, markdown, both"),
         (["data", "make", "spheres", "x"], "allowed: shapes"),
@@ -209,7 +215,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, 
 
 
 def copy_of(data: Path, target: Path) -> Path:
-    """The data set with pictures of its own, to be damaged."""
+    """The data set with images of its own, to be damaged."""
     import shutil
 
     shutil.copytree(data, target)
@@ -217,14 +223,16 @@ def copy_of(data: Path, target: Path) -> Path:
 
 
 def train_on(capsys, root: Path, out: Path) -> tuple[int, str, str]:
-    return run(capsys, "train", "grad_r50", "-p", "shapes", "--data", root, "--out", out, "--device", "cpu", *SETTINGS)
+    return run(
+        capsys, "train", "grad_r50", "-p", "shapes", "--data", root, "--results", out, "--device", "cpu", *SETTINGS
+    )
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_truncated_picture_is_named(capsys, tmp_path, data, workers):
     root = copy_of(data, tmp_path / "shapes")
-    for picture in (root / "train").iterdir():
-        picture.write_bytes(picture.read_bytes()[:600])
+    for image in (root / "train").iterdir():
+        image.write_bytes(image.read_bytes()[:600])
     code, _, err = run(
         capsys,
         "train",
@@ -233,13 +241,13 @@ def test_a_truncated_picture_is_named(capsys, tmp_path, data, workers):
         "shapes",
         "--data",
         root,
-        "--out",
+        "--results",
         tmp_path / "r",
         "--workers",
         workers,
         *SETTINGS,
     )
-    assert code == 2 and "broken picture" in err and ".jpg" in err and err.strip().count("\n") == 0
+    assert code == 2 and "broken image" in err and ".jpg" in err and err.strip().count("\n") == 0
 
 
 def test_malformed_annotations_are_named(capsys, tmp_path, data):
@@ -253,8 +261,8 @@ def test_malformed_annotations_are_named(capsys, tmp_path, data):
 
 def test_a_picture_of_another_size_than_annotated(capsys, tmp_path, data):
     root = copy_of(data, tmp_path / "shapes")
-    for picture in (root / "train").iterdir():
-        Image.new("RGB", (17, 19)).save(picture)
+    for image in (root / "train").iterdir():
+        Image.new("RGB", (17, 19)).save(image)
     code, _, err = train_on(capsys, root, tmp_path / "r")
     assert code == 2 and "(19, 17)" in err
 
@@ -271,7 +279,7 @@ def test_checkpoint_of_another_recipe(capsys, trained, data):
         data,
         "--checkpoint",
         plain,
-        "--out",
+        "--results",
         trained / "other",
         *SETTINGS,
     )
@@ -281,7 +289,7 @@ def test_checkpoint_of_another_recipe(capsys, trained, data):
 
 def test_resume_without_a_checkpoint(capsys, tmp_path, data):
     code, _, err = run(
-        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--out", tmp_path / "r", "--resume", *SETTINGS
+        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--results", tmp_path / "r", "--resume", *SETTINGS
     )
     assert code == 2 and "--resume" in err and not (tmp_path / "r").exists()
 
@@ -303,7 +311,7 @@ def test_divergence_is_exit_code_1(capsys, tmp_path, data):
     changes = ["schedule.optimiser.lr=1e12", "schedule.clip=null", "schedule.warmup.steps=0", "schedule.steps=30"]
     options = [part for change in changes for part in ("--set", change)]
     code, _, err = run(
-        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--out", tmp_path / "r", *SETTINGS, *options
+        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--results", tmp_path / "r", *SETTINGS, *options
     )
     assert code == 1 and "loss term" in err
 
@@ -317,24 +325,24 @@ def test_offline_weights_say_which_file_to_put_where(capsys, tmp_path, data, mon
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     options = ["--set", "backbone.weights=torchvision/ResNet18_Weights.IMAGENET1K_V1"]
     code, _, err = run(
-        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--out", tmp_path / "r", *SETTINGS, *options
+        capsys, "train", "grad_r50", "-p", "shapes", "--data", data, "--results", tmp_path / "r", *SETTINGS, *options
     )
     assert code == 2 and "resnet18-f37072fd.pth" in err and "checkpoints" in err
     assert not (tmp_path / "r").exists()
 
 
 def test_rules_that_are_evaluated():
-    names = lambda *a: [r.name for r in asked_rules(*a)]  # noqa: E731
-    assert names(True, "power-0.5", False, [], []) == ["class", "power-0.5", "product"]
-    assert names(True, "power-0.5", True, ["0.2"], ["class"]) == [
-        "class",
-        "power-0.2",
-        "oracle-product",
-        "oracle-power-0.2",
-    ]
-    assert names(False, "class", True, ["0.2"], []) == ["class", "oracle-product", "oracle-power-0.2"]
+    aware, plain = resolve("grad_r50", "shapes"), resolve("retinanet_r50", "shapes")
+
+    def names(recipe, rules=(), **options):
+        return [rule.name for rule in requested_rules(recipe, rules, **options)]
+
+    assert names(aware) == ["class", "power-0.5", "product"]
+    oracle = ["oracle-product", "oracle-power-0.2"]
+    assert names(aware, ["class"], alphas=[0.2], oracle=True) == ["class", "power-0.2", *oracle]
+    assert names(plain, alphas=[0.2], oracle=True) == ["class", *oracle]
     with pytest.raises(ValueError, match="no quality estimate"):
-        names(False, "class", False, [], ["product"])
+        names(plain, ["product"])
     assert numbers("0.3:1.0:0.1", "--alpha") == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     assert numbers("0.5,1", "--alpha") == [0.5, 1.0]
 
@@ -359,60 +367,65 @@ def test_listing_commands_print_json(capsys, data):
 
 
 def test_the_plan_of_a_table_has_each_model_once(tmp_path):
-    trainings = plan(table_files("vfnet/oracle"), Setting("shapes"), [], [0, 1], None, tmp_path)
-    assert [(t.choice.recipe.name, t.choice.seed) for t in trainings] == [
+    trainings = planned_trainings(table_files("vfnet/oracle"), Setting("shapes"), [], [0, 1], None, tmp_path)
+    assert [(t.experiment.recipe.name, t.experiment.seed) for t in trainings] == [
         ("vfnet/fcos_atss", 0),
         ("vfnet/fcos_atss", 1),
     ]
-    assert len(trainings[0].rows) == len(trainings[0].rules) == 9 and "oracle-class_iou-class" in trainings[0].rules
-    (one,) = plan(table_files("gflv2/table2"), Setting("shapes"), ["k4-p64", "k4-p64-again"], [0], None, tmp_path)
-    assert (one.rows, one.rules) == (["table2/k4-p64", "table2/k4-p64-again"], ["product"])
+    assert (
+        len(trainings[0].rows) == len(trainings[0].rules) == 9
+        and Rule.parse("oracle-class_iou-class") in trainings[0].rules
+    )
+    (one,) = planned_trainings(
+        table_files("gflv2/table2"), Setting("shapes"), ["k4-p64", "k4-p64-again"], [0], None, tmp_path
+    )
+    assert (one.rows, one.rules) == (["table2/k4-p64", "table2/k4-p64-again"], [Rule.parse("product")])
     with pytest.raises(ValueError, match=r"--rows k4-p65: .*did you mean 'k4-p64'"):
-        plan(table_files("gflv2/table2"), Setting("shapes"), ["k4-p65"], [0], None, tmp_path)
+        planned_trainings(table_files("gflv2/table2"), Setting("shapes"), ["k4-p65"], [0], None, tmp_path)
 
 
 def test_a_run_is_found_by_what_it_trained(tmp_path):
     """On shapes the 24 epochs of GFL's table 4 are the same training as its 12."""
-    from qrepro.engine.run import Run, folder
-
     recipe = resolve("gfl/r50_2x", "shapes")
-    made = Run(folder(tmp_path, recipe, 3))
-    made.write_card(recipe, 3)
+    made = RunFolder(run_path(tmp_path, recipe, 3))
+    made.write_card(run_card(recipe, 3))
     made.last.touch()
-    (one,) = plan(table_files("gfl/table3"), Setting("shapes"), ["atss-qfl-dfl"], [3], None, tmp_path)
-    assert one.choice.run.path == made.path and one.choice.recipe.name == "gfl/r50_2x" and one.choice.seed == 3
-    (other,) = plan(table_files("gfl/table3"), Setting("shapes"), ["atss-qfl-dfl"], [4], None, tmp_path)
-    assert other.choice.run.path == folder(tmp_path, resolve("gfl/gfl", "shapes"), 4)
+    (one,) = planned_trainings(table_files("gfl/table3"), Setting("shapes"), ["atss-qfl-dfl"], [3], None, tmp_path)
+    assert (
+        one.experiment.run.path == made.path and one.experiment.recipe.name == "gfl/r50_2x" and one.experiment.seed == 3
+    )
+    (other,) = planned_trainings(table_files("gfl/table3"), Setting("shapes"), ["atss-qfl-dfl"], [4], None, tmp_path)
+    assert other.experiment.run.path == run_path(tmp_path, resolve("gfl/gfl", "shapes"), 4)
 
 
 def test_what_a_table_needs_is_done_once_and_rules_are_added(data, tmp_path, capsys):
     overrides = list(TINY)
-    choice = choose("vfnet/fcos_atss", "shapes", overrides, data=data, out=tmp_path)
-    carry_out(choice, ["product"])
+    choice = open_experiment("vfnet/fcos_atss", "shapes", overrides, data=data, results=tmp_path)
+    carry_out(choice, [Rule.parse("product")], reporter=terminal)
     first = choice.run.last.stat().st_mtime_ns
     judged = (choice.run.path / "metrics.json").stat().st_mtime_ns
-    assert choice.run.rules() == ["product"]
-    carry_out(choice, ["product"])
+    assert RunFolder(choice.run.path).rules == ["product"]
+    carry_out(choice, [Rule.parse("product")], reporter=terminal)
     assert (choice.run.path / "metrics.json").stat().st_mtime_ns == judged
-    carry_out(choice, ["oracle-class-class"])
+    carry_out(choice, [Rule.parse("oracle-class-class")], reporter=terminal)
     assert choice.run.last.stat().st_mtime_ns == first and "already trained" in capsys.readouterr().out
-    assert choice.run.rules() == ["oracle-class-class", "product"]
+    assert RunFolder(choice.run.path).rules == ["oracle-class-class", "product"]
 
 
 def test_every_trained_row_of_every_table_is_planned_in_every_profile(tmp_path):
     """A smaller backbone makes rows the same training; nothing is lost by that."""
     files = table_files(None)
     assert len(files) == 37
-    own = plan(files, Setting(), [], [0], None, tmp_path)
-    assert sum(len(t.rows) for t in own) == 273 and len({t.choice.recipe.hash for t in own}) == len(own)
+    own = planned_trainings(files, Setting(), [], [0], None, tmp_path)
+    assert sum(len(t.rows) for t in own) == 273 and len({t.experiment.recipe.hash for t in own}) == len(own)
     for name in profiles():
-        trainings = plan(files, Setting(name), [], [0], None, tmp_path)
+        trainings = planned_trainings(files, Setting(name), [], [0], None, tmp_path)
         assert sum(len(t.rows) for t in trainings) == 273 and len(trainings) <= len(own)
 
 
 def test_reproduce_side_by_side_writes_the_table_and_goes_on_where_it_was(capsys, tmp_path, data):
     """Two rows of a table in two processes; a row that cannot be trained does not stop the others."""
-    folder = ["--data", data, "--out", tmp_path, "-p", "shapes", *SETTINGS, "--device", "cpu"]
+    folder = ["--data", data, "--results", tmp_path, "-p", "shapes", *SETTINGS, "--device", "cpu"]
     two = ["gfl/table3", "--rows", "atss,atss-qfl"]
     code, out, err = run(capsys, "reproduce", *two, *folder, "--jobs", "2")
     assert code == 0, err
@@ -435,23 +448,35 @@ def test_reproduce_side_by_side_writes_the_table_and_goes_on_where_it_was(capsys
 
 def test_a_training_that_fails_is_named_and_the_others_are_done(capsys, tmp_path, data, monkeypatch):
     from qrepro.engine.train import Diverged
+    from qrepro.experiments import plan
 
-    real = train_choice
+    real = plan.train
 
     def sometimes(choice, **options):
         if choice.recipe.name == "gfl/atss_centerness":
             raise Diverged("class is nan at step 2")
         real(choice, **options)
 
-    monkeypatch.setattr("qrepro.cli.train.train_choice", sometimes)
-    arguments = ["gfl/table3", "--rows", "atss,atss-qfl", "-p", "shapes", *SETTINGS, "--data", data, "--out", tmp_path]
+    monkeypatch.setattr(plan, "train", sometimes)
+    arguments = [
+        "gfl/table3",
+        "--rows",
+        "atss,atss-qfl",
+        "-p",
+        "shapes",
+        *SETTINGS,
+        "--data",
+        data,
+        "--results",
+        tmp_path,
+    ]
     code, out, err = run(capsys, "reproduce", *arguments)
     assert code == 1 and "1 of 2 trainings failed, the first is gfl/atss_centerness" in err and "is nan" in err
     assert "1 of 4 trained rows measured" in out
 
 
 def test_without_its_data_a_training_is_left_out_and_said(capsys, tmp_path):
-    arguments = ["gfl/table3", "-p", "shapes", "--data", tmp_path / "none", "--out", tmp_path / "results"]
+    arguments = ["gfl/table3", "-p", "shapes", "--data", tmp_path / "none", "--results", tmp_path / "results"]
     code, out, err = run(capsys, "reproduce", *arguments)
     assert code == 2 and f"4 of 4 trainings were left out: no data folder {tmp_path / 'none'}" in err
     assert "no data" in out and not list(tmp_path.rglob("run.json"))
@@ -464,16 +489,16 @@ def test_duration():
 
 @pytest.mark.parametrize("text", ["partition", "=a", "a="])
 def test_slurm_options_have_a_form(text):
-    assert pairs(["partition=gpu,gpus_per_node=8", "mem_gb=64"]) == {
+    assert key_values(["partition=gpu,gpus_per_node=8", "mem_gb=64"], "--slurm") == {
         "partition": "gpu",
         "gpus_per_node": "8",
         "mem_gb": "64",
     }
     with pytest.raises(ValueError, match="must look like partition=gpu"):
-        pairs([text])
+        key_values([text], "--slurm")
 
 
 def test_reproduce_says_what_it_would_do(capsys, tmp_path, data):
-    arguments = ["vfnet/oracle", "-p", "shapes", "--dry-run", "--data", data, "--out", tmp_path]
+    arguments = ["vfnet/oracle", "-p", "shapes", "--dry-run", "--data", data, "--results", tmp_path]
     code, out, _ = run(capsys, "reproduce", *arguments)
     assert code == 0 and "to be trained" in out and not list(tmp_path.rglob("run.json"))

@@ -1,4 +1,4 @@
-"""Checking: counts by hand, every defect of a picture file, and what is found in a folder."""
+"""Checking: counts by hand, every defect of a image file, and what is found in a folder."""
 
 import json
 
@@ -51,15 +51,15 @@ def test_every_defect_of_a_picture_is_found(tmp_path):
     a, b, c, d = (image.file for image in annotations.images)
     a.unlink()
     b.write_bytes(b.read_bytes()[:-3000])
-    c.write_text("no picture")
+    c.write_text("no image")
     Image.new("RGB", (150, 200)).save(d)
     found = check(annotations).defects[1:]
     assert [defect.where for defect in found] == [str(a), str(b), str(c), str(d)]
     for defect, text in zip(
-        found, ("no such picture", "truncated", "cannot be read", "is 150 x 200 pixels"), strict=True
+        found, ("no such image", "truncated", "cannot be read", "is 150 x 200 pixels"), strict=True
     ):
         assert text in defect.what
-    assert len(check(annotations, pictures=False).defects) == 1
+    assert len(check(annotations, images=False).defects) == 1
 
 
 def test_a_flipped_bit_in_a_png_is_found(tmp_path):
@@ -138,7 +138,7 @@ def test_splits_are_read_one_after_the_other(tmp_path):
     (tmp_path / "annotations" / "instances_val.json").write_text("{")
     found = find_sets(tmp_path)
     assert next(found)[0] == "annotations/instances_train.json"
-    with pytest.raises(ValueError, match="not a JSON file"):
+    with pytest.raises(ValueError, match="not JSON"):
         next(found)
 
 

@@ -90,6 +90,8 @@ DEFECTS = [
     ({"bbox": [10, 20, 30]}, 0, r"bbox is \[10, 20, 30\], four numbers"),
     ({"bbox": None}, 0, "bbox is None, four numbers"),
     ({"bbox": [10, 20, "30", 5]}, 0, "four numbers"),
+    ({"bbox": [10, 20, True, 5]}, 0, "four numbers"),
+    ({"bbox": [10, 20, 10**400, 5]}, 0, "four numbers"),
     ({"image_id": 8}, 0, "image_id 8 is not in the file: skipped"),
     ({"image_id": [7]}, 0, r"image_id \[7\] is not in the file: skipped"),
     ({"category_id": 1}, 0, "category_id 1 is not in the file: skipped"),
@@ -156,18 +158,18 @@ def changed(path, value):
 
 
 REFUSED = [
-    ("{", "not a JSON file"),
-    ("", "not a JSON file"),
-    ("[]", "top level is a list"),
-    (changed(["images"], "del"), "key `images` is missing"),
-    (changed(["categories"], "del"), "key `categories` is missing"),
-    (changed(["images"], {}), "`images` is a dict, a list is needed"),
-    (changed(["categories"], None), "`categories` is a NoneType"),
-    (changed(["annotations"], "x"), "`annotations` is a str"),
-    (changed(["annotations", 0], 5), r"annotations\[0\] is a int"),
+    ("{", "not JSON"),
+    ("", "not JSON"),
+    ("[]", "ground truth must be a JSON object with images, categories; got a list$"),
+    (changed(["images"], "del"), "got no 'images' among .'categories', 'annotations'."),
+    (changed(["categories"], "del"), "got no 'categories' among"),
+    (changed(["images"], {}), "images must be a list, got {}"),
+    (changed(["categories"], None), "categories must be a list, got none"),
+    (changed(["annotations"], "x"), "annotations must be a list, got 'x'"),
+    (changed(["annotations", 0], 5), r"annotations\[0\]: must be an object, got 5"),
     (changed(["images", 1, "id"], 7), "image id 7 occurs 2 times"),
     (changed(["images", 1, "id"], "three"), r"images\[1\] has id 'three', int is needed"),
-    (changed(["images", 1], "three"), r"images\[1\] is a str"),
+    (changed(["images", 1], "three"), r"images\[1\]: must be an object, got 'three'"),
     (changed(["images", 0, "width"], "del"), r"images\[0\] has width None"),
     (changed(["images", 0, "height"], 0), r"images\[0\] is 100 x 0 pixels"),
     (changed(["images", 0, "file_name"], "del"), r"images\[0\] has file_name None"),
@@ -187,10 +189,10 @@ def test_malformed_files_are_refused_in_one_line(tmp_path, value, message):
 def test_binary_file_is_refused(tmp_path):
     file = tmp_path / "instances_some.json"
     file.write_bytes(b"\xff\xfe\x00\xd8{")
-    with pytest.raises(ValueError, match="not a JSON file"):
+    with pytest.raises(ValueError, match="not JSON"):
         read_coco(file, tmp_path)
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.json: no such annotation file"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.json: no such file"):
         read_coco(tmp_path / "absent.json", tmp_path)

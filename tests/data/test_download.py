@@ -199,7 +199,7 @@ BCCD_MEMBERS = {
     f"{BCCD}/README.md": b"not wanted",
     f"{BCCD}/BCCD/Annotations/a.xml": XML,
     f"{BCCD}/BCCD/ImageSets/Main/trainval.txt": b"a\n",
-    f"{BCCD}/BCCD/JPEGImages/a.jpg": b"picture " * 500,
+    f"{BCCD}/BCCD/JPEGImages/a.jpg": b"image " * 500,
 }
 
 
@@ -230,7 +230,7 @@ def test_download_bccd_gives_what_read_split_reads(serve, tmp_path):
     download("bccd", tmp_path, server.url + "/", lambda *values: seen.append(values))
     found = read_split("voc", tmp_path, "trainval", ("RBC",))
     assert found.objects[0].boxes.tolist() == [[1, 1, 9, 9]]
-    assert (tmp_path / "JPEGImages" / "a.jpg").read_bytes() == b"picture " * 500
+    assert (tmp_path / "JPEGImages" / "a.jpg").read_bytes() == b"image " * 500
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Annotations", "ImageSets", "JPEGImages", "archives"]
     assert seen[-1][0] == "BCCD_Dataset-master.zip"
     note = (tmp_path / "archives" / "BCCD_Dataset-master.zip.sha256").read_text()
@@ -289,11 +289,11 @@ def test_voc_checksums_and_addresses_are_those_of_torchvision():
 def test_a_second_run_downloads_and_unpacks_nothing(serve, tmp_path):
     server = bccd_server(serve)
     download("bccd", tmp_path, server.url)
-    picture = tmp_path / "JPEGImages" / "a.jpg"
-    picture.write_bytes(b"changed by the user")
+    image = tmp_path / "JPEGImages" / "a.jpg"
+    image.write_bytes(b"changed by the user")
     download("bccd", tmp_path, server.url)
     assert len(server.requests) == 1
-    assert picture.read_bytes() == b"changed by the user"
+    assert image.read_bytes() == b"changed by the user"
     (tmp_path / "archives" / "BCCD_Dataset-master.zip").unlink()
     download("bccd", tmp_path, server.url)
     assert len(server.requests) == 1
@@ -334,7 +334,7 @@ def test_a_wrong_md5_is_refused_and_the_file_removed(serve, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flipped", "page"])
 def test_a_damaged_zip_is_refused_and_removed(serve, tmp_path, damage):
     whole = zipped(BCCD_MEMBERS)
-    place = whole.index(b"picture ") + 100
+    place = whole.index(b"image ") + 100
     body = {
         "cut": whole[: len(whole) // 2],
         "flipped": whole[:place] + b"!" + whole[place + 1 :],
@@ -384,7 +384,7 @@ def test_an_interrupted_unpacking_is_done_again(serve, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             download("bccd", tmp_path, server.url)
     download("bccd", tmp_path, server.url)
-    assert (tmp_path / "JPEGImages" / "a.jpg").read_bytes() == b"picture " * 500
+    assert (tmp_path / "JPEGImages" / "a.jpg").read_bytes() == b"image " * 500
     assert len(server.requests) == 1
 
 

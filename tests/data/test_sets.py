@@ -54,7 +54,7 @@ def test_voc_with_classes_of_its_own(tmp_path):
     found = read_split("voc", tmp_path, "trainval", ("WBC", "RBC"), one_based=False)
     assert found.objects[0].labels.tolist() == [1]
     assert found.objects[0].boxes.tolist() == [[1, 1, 9, 9]]
-    with pytest.raises(ValueError, match="object of class 'RBC', allowed: aeroplane"):
+    with pytest.raises(ValueError, match="object 0 of class 'RBC', allowed: aeroplane"):
         read_split("voc", tmp_path, "trainval", None)
 
 

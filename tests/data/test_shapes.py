@@ -81,7 +81,7 @@ def test_coverage_of_a_window_is_that_part_of_the_whole():
         ([(-4, 2), (4, 2), (-4, 10)], (0, 2, 4, 6)),  # its slanted side meets x = 0 at y = 6, not at the corner's 10
         ([(8, 8), (14, 8), (14, 14), (8, 14)], (8, 8, 10, 10)),
         ([(-9, 4), (-1, 4), (-1, 6)], None),
-        ([(-4, 3), (3, -4), (-4, -4)], None),  # beside the corner: its box overlaps the picture, it does not
+        ([(-4, 3), (3, -4), (-4, -4)], None),  # beside the corner: its box overlaps the image, it does not
     ],
 )
 def test_extent_inside_is_that_of_the_part_in_the_picture(corners, expected):
@@ -95,9 +95,9 @@ def painted():
 
 
 def test_pictures_and_boxes_are_well_formed(painted):
-    for picture, things in painted:
-        height, width, channels = picture.shape
-        assert picture.dtype == np.uint8 and channels == 3
+    for image, things in painted:
+        height, width, channels = image.shape
+        assert image.dtype == np.uint8 and channels == 3
         assert 128 <= height <= 160 and 128 <= width <= 160
         assert len(things) <= 7
         for thing in things:
@@ -120,9 +120,9 @@ def test_every_case_that_matters_occurs(painted):
     assert {len(found) for _, found in painted} >= set(range(7))
     truncated = [
         thing
-        for picture, found in painted
+        for image, found in painted
         for thing in found
-        if min(thing.box[:2]) == 0 or thing.box[2] == picture.shape[1] or thing.box[3] == picture.shape[0]
+        if min(thing.box[:2]) == 0 or thing.box[2] == image.shape[1] or thing.box[3] == image.shape[0]
     ]
     assert 0.02 < len(truncated) / len(objects) < 0.3
     overlapping = sum(a is not b and _overlap(a.box, b.box) > 0.2 for _, found in painted for a in found for b in found)
@@ -139,27 +139,27 @@ def _overlap(box, other):
 def test_the_border_of_objects_shows_in_the_pixels(painted):
     """Pixels just inside a box of a square-ish class differ from those just outside: boxes are where objects are."""
     inside, shifted = [], []
-    for picture, found in painted:
+    for image, found in painted:
         single = [thing for thing in found if not thing.crowd]
         if len(single) != 1:
             continue
         x1, y1, x2, y2 = (round(value) for value in single[0].box)
-        inside.append(_contrast(picture, x1, y1, x2, y2))
-        shift = 20 if x2 + 20 <= picture.shape[1] else -20
-        shifted.append(_contrast(picture, x1 + shift, y1, x2 + shift, y2))
+        inside.append(_contrast(image, x1, y1, x2, y2))
+        shift = 20 if x2 + 20 <= image.shape[1] else -20
+        shifted.append(_contrast(image, x1 + shift, y1, x2 + shift, y2))
     assert len(inside) > 15
     assert np.mean(inside) > 1.5 * np.mean(shifted)
 
 
-def _contrast(picture, x1, y1, x2, y2):
+def _contrast(image, x1, y1, x2, y2):
     """Distance in colour between the middle of a box's columns inside and a frame of 6 pixels around it."""
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     x1, x2 = max(0, x1), min(width, x2)
     mask = np.zeros((height, width), dtype=bool)
     mask[max(0, y1 - 6) : y2 + 6, max(0, x1 - 6) : x2 + 6] = True
     mask[y1:y2, x1:x2] = False
-    middle = picture[y1:y2, x1:x2].reshape(-1, 3).astype(float)
-    return float(np.linalg.norm(middle.mean(axis=0) - picture[mask].astype(float).mean(axis=0)))
+    middle = image[y1:y2, x1:x2].reshape(-1, 3).astype(float)
+    return float(np.linalg.norm(middle.mean(axis=0) - image[mask].astype(float).mean(axis=0)))
 
 
 def test_textures_stay_in_their_range_and_differ():
@@ -196,8 +196,8 @@ def test_a_set_is_an_ordinary_coco_set(made):
         assert sum(len(objects) for objects in found.objects) == len(judge.anns) > 0
         assert sorted(judge.anns) == list(range(1, len(judge.anns) + 1))
         for image in found.images:
-            with Image.open(image.file) as picture:
-                assert picture.size == (image.width, image.height)
+            with Image.open(image.file) as image:
+                assert image.size == (image.width, image.height)
 
 
 def test_nothing_else_is_left_behind(made):

@@ -21,8 +21,8 @@ def only(**values):
     return Photometric(**{**STILL, **values})
 
 
-def picture(*pixels):
-    """A sample whose picture is a row of RGB pixels."""
+def image(*pixels):
+    """A sample whose image is a row of RGB pixels."""
     return Sample(torch.tensor(pixels, dtype=torch.uint8).T[:, None], torch.zeros(0, 4), torch.zeros(0))
 
 
@@ -106,7 +106,7 @@ def test_brightness_comes_before_contrast_and_nothing_is_clipped_between():
 
 
 def test_saturation_zero_is_grey_of_the_largest_channel():
-    after = only(saturation=(0, 0))(picture((10, 200, 30), (90, 20, 70), (5, 5, 5)))
+    after = only(saturation=(0, 0))(image((10, 200, 30), (90, 20, 70), (5, 5, 5)))
     assert after.image.tolist() == [[[200, 90, 5]]] * 3
 
 
@@ -115,7 +115,7 @@ def test_hue_turns_every_pixel_by_one_angle_in_degrees():
     torch.manual_seed(0)
     angles = []
     for _ in range(200):
-        red, *others = only(hue=18)(picture(*pixels)).image[:, 0].T.tolist()
+        red, *others = only(hue=18)(image(*pixels)).image[:, 0].T.tolist()
         angles.append(60 * (red[1] - red[2]) / 255)  # red leans to green or to blue: 60 degrees are 255 steps
         for pixel, found in zip(pixels[1:], others, strict=True):
             assert found == pytest.approx(by_colorsys(pixel, 1, angles[-1]), abs=1.01)
@@ -125,7 +125,7 @@ def test_hue_turns_every_pixel_by_one_angle_in_degrees():
 
 def test_channels_are_permuted_into_every_order():
     torch.manual_seed(0)
-    orders = [tuple(only(permute=1)(picture((1, 2, 3))).image.flatten().tolist()) for _ in range(600)]
+    orders = [tuple(only(permute=1)(image((1, 2, 3))).image.flatten().tolist()) for _ in range(600)]
     counts = {order: orders.count(order) for order in set(orders)}
     assert set(counts) == {(1, 2, 3), (1, 3, 2), (2, 1, 3), (2, 3, 1), (3, 1, 2), (3, 2, 1)}
     assert all(70 < count < 130 for count in counts.values()), counts
@@ -143,14 +143,14 @@ def test_channels_are_permuted_into_every_order():
 )
 def test_each_step_happens_with_its_probability(values, share):
     torch.manual_seed(0)
-    before = picture((200, 100, 50))
+    before = image((200, 100, 50))
     changed = sum(not torch.equal(only(**values)(before).image, before.image) for _ in range(1000))
     assert 1000 * share - 55 < changed < 1000 * share + 55
 
 
 def test_steps_happen_independently():
     torch.manual_seed(0)
-    before = picture((200, 100, 50))
+    before = image((200, 100, 50))
     transform = only(contrast=(0, 0), saturation=(0, 0), probability=0.5)
     found = [tuple(transform(before).image.flatten().tolist()) for _ in range(1000)]
     assert 440 < found.count((0, 0, 0)) < 560

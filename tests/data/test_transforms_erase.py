@@ -1,4 +1,4 @@
-"""Holes: their number, shapes, places and colour, counted in white pictures."""
+"""Holes: their number, shapes, places and colour, counted in white images."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_shape_is_height_and_width():
 
 def test_number_of_holes_is_drawn_evenly():
     torch.manual_seed(0)
-    # Holes of one pixel, counted; two of at most ten fall on one of 10 000 pixels once in 200 pictures.
+    # Holes of one pixel, counted; two of at most ten fall on one of 10 000 pixels once in 200 images.
     cutout = Cutout(shapes=((1, 1),), probability=1)
     numbers = [int((cutout(white(100, 100)).image[0] == 0).sum()) for _ in range(600)]
     assert set(numbers) == {5, 6, 7, 8, 9, 10}

@@ -1,4 +1,4 @@
-"""Crops and the larger canvas: pictures whose pixels say where they are, box by box checks, counts of fixed seeds."""
+"""Crops and the larger canvas: images whose pixels say where they are, box by box checks, counts of fixed seeds."""
 
 from unittest import mock
 
@@ -191,7 +191,7 @@ def test_crop_iou_draws_again_what_to_look_for_when_nothing_fits():
     torch.manual_seed(0)
     with looking_for(1, 1, 1, WHOLE):
         assert CropIoU(overlap=(0.9,))(before) is before
-    # Every crop of a very high picture has a wrong ratio.
+    # Every crop of a very high image has a wrong ratio.
     narrow = coded(250, 20)
     assert all(CropIoU()(narrow) is narrow for _ in range(20))
 
@@ -201,7 +201,7 @@ def test_crop_iou_looks_for_each_thing_equally_often():
     before = coded(100, 100)
     same = sum(CropIoU()(before) is before for _ in range(1400))
     assert 150 < same < 250  # one in seven
-    # IoU with a box that is the whole picture: the part of the area. 0.7 nearly always succeeds in 50 trials.
+    # IoU with a box that is the whole image: the part of the area. 0.7 nearly always succeeds in 50 trials.
     filled = coded(200, 200, [[0, 0, 200, 200]])
     parts = [CropIoU(overlap=(0.7,))(filled).image[0].numel() / 200**2 for _ in range(900)]
     assert 240 < parts.count(1.0) < 360  # a third

@@ -1,4 +1,4 @@
-"""What the training augmentations have in common: recipe values, refusals, repeatable draws, boxes inside pictures."""
+"""What the training augmentations have in common: recipe values, refusals, repeatable draws, boxes inside images."""
 
 import math
 import random
@@ -21,7 +21,7 @@ from qrepro.data.transforms import (
     Sample,
     ZoomOut,
 )
-from qrepro.recipe.parts import Part, member
+from qrepro.recipe.parts import Part
 from helpers.samples import sample
 
 ALL = [Photometric(), ZoomOut(), CropIoU(), Crop(), Cutout()]
@@ -48,18 +48,19 @@ PAPERS = {
 
 @pytest.mark.parametrize("kind", PAPERS)
 def test_recipes_fill_in_the_papers_values_and_build_them(kind):
-    check = member(TRANSFORMS).func
-    filled = check(Part(kind=kind))
-    assert filled.options == PAPERS[kind]
-    assert check(Part(kind=kind, **PAPERS[kind])) == filled
+    filled, given = Part(kind=kind), Part(kind=kind, **PAPERS[kind])
+    for part in (filled, given):
+        part.check(TRANSFORMS)
+    assert filled.options == given.options == PAPERS[kind]
+    assert given.distinct == filled.distinct == {"kind": kind}
     assert filled.build(TRANSFORMS) == TRANSFORMS[kind]()
 
 
 def test_recipes_refuse_values_of_another_form():
     with pytest.raises(ValueError, match="contrast"):
-        member(TRANSFORMS).func(Part(kind="photometric", contrast=[0.5, 1, 1.5]))
+        Part(kind="photometric", contrast=[0.5, 1, 1.5]).check(TRANSFORMS)
     with pytest.raises(ValueError, match="smallest"):
-        member(TRANSFORMS).func(Part(kind="crop", smallest=0.75))
+        Part(kind="crop", smallest=0.75).check(TRANSFORMS)
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from helpers.supervision import supervision
 from qrepro.assign import ATSS, MaxIoU, Ranges
 from qrepro.box_coder import Delta, Distance, General
-from qrepro.boxes import clip
 from qrepro.detector import Head, Prediction
-from qrepro.ground_truth import Truths
+from qrepro.ground_truth import GroundTruthBatch
 from qrepro.losses import bce_loss, distribution_focal_loss, focal_loss, giou_loss, quality_focal_loss, smooth_l1_loss
-from qrepro.objective import Objective, Term
+from qrepro.objective import Term
 from qrepro.postprocess import PostProcess
 from qrepro.priors import Anchors, Points
-from qrepro.quality import ConvQuality, NoQuality, Rule, fuse
-from qrepro.recipe import resolve
+from qrepro.quality import ConvQuality, NoQuality
+from qrepro.ranking import DenseOutputs, rank
+from qrepro.recipe.axes import resolve
 from qrepro.recipe.build import build_detector
+from qrepro.records.score_rule import Rule
 from qrepro.target import CLASS_TARGETS
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -50,8 +52,8 @@ HOSTS = {
         Delta(),
         Anchors(centre=0.0),
         MaxIoU(),
-        {"class": Term(focal_loss), "code": Term(smooth_l1_loss)},
-        {"loss_cls": "class", "loss_bbox": "code"},
+        {"class": Term(focal_loss), "encoding": Term(smooth_l1_loss)},
+        {"loss_cls": "class", "loss_bbox": "encoding"},
         nms=0.5,
     ),
     "atss": Host(
@@ -60,8 +62,8 @@ HOSTS = {
         ATSS(),
         {
             "class": Term(focal_loss),
-            "box": Term(giou_loss, 2.0, by="centerness"),
-            "quality": Term(bce_loss, towards="centerness"),
+            "box": Term(giou_loss, 2.0, weight_by="centerness"),
+            "quality": Term(bce_loss, target="centerness"),
         },
         {**BOX_TERM, "loss_centerness": "quality"},
         ConvQuality,
@@ -74,10 +76,10 @@ HOSTS = {
         ATSS(),
         {
             "class": Term(quality_focal_loss),
-            "box": Term(giou_loss, 2.0, by="score"),
-            "code": Term(distribution_focal_loss, 0.25, by="score"),
+            "box": Term(giou_loss, 2.0, weight_by="score"),
+            "encoding": Term(distribution_focal_loss, 0.25, weight_by="score"),
         },
-        {**BOX_TERM, "loss_dfl": "code"},
+        {**BOX_TERM, "loss_dfl": "encoding"},
         target="iou",
         head=NORMED,
     ),
@@ -87,8 +89,8 @@ HOSTS = {
         Ranges(),
         {
             "class": Term(focal_loss),
-            "box": Term(giou_loss, by="centerness", floor=1e-6),
-            "quality": Term(bce_loss, towards="centerness"),
+            "box": Term(giou_loss, weight_by="centerness", min_normalizer=1e-6),
+            "quality": Term(bce_loss, target="centerness"),
         },
         {**BOX_TERM, "loss_centerness": "quality"},
         ConvQuality,
@@ -121,7 +123,7 @@ class Case:
     head: Head
     features: list[torch.Tensor]
     prediction: Prediction
-    truths: Truths
+    ground_truth: GroundTruthBatch
     sizes: torch.Tensor
 
     @property
@@ -137,7 +139,7 @@ def case(golden, request) -> Case:
     head = Head(16, 4, host.prior.per_cell, host.box, host.quality, convs=2, width=16, **host.head)
     features = [ref[f"feat{i}"].requires_grad_() for i in range(5)]
     priors = host.prior([tuple(f.shape[-2:]) for f in features], STRIDES, torch.device("cpu"))
-    truths = Truths(
+    ground_truth = GroundTruthBatch(
         torch.stack([ref["gt_boxes"], torch.zeros(7, 4)]),
         torch.stack([ref["gt_labels"], torch.zeros(7, dtype=torch.int64)]),
         torch.tensor([[True] * 7, [False] * 7]),
@@ -148,7 +150,7 @@ def case(golden, request) -> Case:
         head,
         features,
         Prediction(None, None, None, priors, host.box),
-        truths,
+        ground_truth,
         ref["image_size"].repeat(2, 1),
     )
     head.load_state_dict({mine: ref[f"p/{theirs}"] for mine, theirs in made.names.items()})
@@ -176,8 +178,8 @@ def test_forward_equals_mmdetection(case):
 
 def test_losses_and_gradients_equal_mmdetection(case):
     host, ref = case.host, case.ref
-    objective = Objective(host.assigner, CLASS_TARGETS[host.target], host.terms, host.count)
-    losses = objective(case.prediction, case.truths, case.sizes)
+    objective = supervision(host.assigner, CLASS_TARGETS[host.target], host.terms, host.count)
+    losses = objective(case.prediction, case.ground_truth, case.sizes)
     assert set(losses) == set(host.losses.values())
     for theirs, mine in host.losses.items():
         torch.testing.assert_close(losses[mine], ref[f"loss/{theirs}"], rtol=1e-5, atol=0)
@@ -191,21 +193,14 @@ def test_losses_and_gradients_equal_mmdetection(case):
         torch.testing.assert_close(case.features[level].grad, ref[f"featgrad{level}"], rtol=1e-4, atol=1e-6)
 
 
-def detections(host: Host, prediction: Prediction, boxes: torch.Tensor):
-    """Detections by the host's rule: class score and quality as MMDetection 3 joins them, after threshold and limit."""
-    log_class, quality = prediction.cls.sigmoid().log(), prediction.quality
-    log_quality = None if quality is None else quality.sigmoid().log()
-    score = fuse(log_class, log_quality, Rule.parse(host.rule))
-    process = PostProcess(candidates="pairs", nms=host.nms, threshold_on="class", limit_by="class")
-    return process(score, log_class, boxes, prediction.priors.level())
-
-
 def test_detections_equal_mmdetection(case):
-    boxes = clip(case.prediction.decode(), case.sizes)
-    for i, kept in enumerate(detections(case.host, case.prediction, boxes)):
-        torch.testing.assert_close(kept.score, case.ref[f"pred{i}_scores"], rtol=1e-5, atol=1e-6)
+    """By the host's rule: class score and quality as MMDetection 3 joins them, after threshold and limit."""
+    process = PostProcess(candidates="pairs", iou_thr=case.host.nms, score_thr_on="class", rank_by="class")
+    outputs = DenseOutputs.of(case.prediction, case.sizes)
+    for i, kept in enumerate(rank(outputs, Rule.parse(case.host.rule), process)):
+        torch.testing.assert_close(kept.score.float(), case.ref[f"pred{i}_scores"], rtol=1e-5, atol=1e-6)
         assert torch.equal(kept.label, case.ref[f"pred{i}_labels"])
-        torch.testing.assert_close(boxes[i, kept.location], case.ref[f"pred{i}_boxes"], rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(kept.boxes, case.ref[f"pred{i}_boxes"], rtol=1e-5, atol=1e-3)
 
 
 COUNTS = {

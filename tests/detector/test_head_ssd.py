@@ -5,24 +5,26 @@ from functools import partial
 import pytest
 import torch
 
+from helpers.supervision import supervision
 from qrepro.assign import MaxIoU
 from qrepro.box_coder import Delta
-from qrepro.boxes import clip
 from qrepro.detector import Head, Separate
-from qrepro.ground_truth import Truths
+from qrepro.ground_truth import GroundTruthBatch
 from qrepro.losses import smooth_l1_loss, softmax_loss
-from qrepro.objective import Objective, Term, total
+from qrepro.objective import Term, total
 from qrepro.postprocess import PostProcess
 from qrepro.priors import DefaultBoxes
 from qrepro.quality import NoQuality
+from qrepro.ranking import DenseOutputs, rank
+from qrepro.records.score_rule import Rule
 from qrepro.target import hard
 
 STRIDES = (16, 32, 64)
 PRIOR = DefaultBoxes(sizes=(21, 45, 270, 495), ratios=((2,), (2, 3), (2, 3)))
-OBJECTIVE = Objective(
+OBJECTIVE = supervision(
     MaxIoU(positive=0.5, negative=0.5, ties=False),
     hard,
-    {"class": Term(softmax_loss), "code": Term(partial(smooth_l1_loss, beta=1.0))},
+    {"class": Term(softmax_loss), "encoding": Term(partial(smooth_l1_loss, beta=1.0))},
     negatives=3,
 )
 SIZES = torch.full((2, 2), 300)
@@ -83,10 +85,10 @@ def test_losses_and_gradients_equal_mmdetection(ref, head, prediction):
     for i in range(2):
         count = len(ref[f"gt_labels{i}"])
         boxes[i, :count], labels[i, :count], valid[i, :count] = ref[f"gt_boxes{i}"], ref[f"gt_labels{i}"], True
-    losses = OBJECTIVE(prediction, Truths(boxes, labels, valid), SIZES)
-    assert set(losses) == {"class", "code"}
+    losses = OBJECTIVE(prediction, GroundTruthBatch(boxes, labels, valid), SIZES)
+    assert set(losses) == {"class", "encoding"}
     torch.testing.assert_close(losses["class"], ref["loss/loss_cls"][0], rtol=1e-5, atol=0)
-    torch.testing.assert_close(losses["code"], ref["loss/loss_bbox"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses["encoding"], ref["loss/loss_bbox"], rtol=1e-5, atol=0)
     total(losses).backward()
     for name, parameter in head.named_parameters():
         expected = ref[f"gradnorm/{theirs(name)}"]
@@ -94,9 +96,8 @@ def test_losses_and_gradients_equal_mmdetection(ref, head, prediction):
 
 
 def test_detections_equal_mmdetection(ref, prediction):
-    process = PostProcess(candidates="pairs", threshold=0.02, nms=0.45, keep=200)
-    boxes, log_score = clip(prediction.decode(), SIZES), prediction.scores().log()
-    for i, kept in enumerate(process(log_score, log_score, boxes, prediction.priors.level())):
-        torch.testing.assert_close(kept.score, ref[f"pred{i}_scores"], rtol=1e-5, atol=1e-6)
+    process = PostProcess(candidates="pairs", score_thr=0.02, iou_thr=0.45, max_per_img=200)
+    for i, kept in enumerate(rank(DenseOutputs.of(prediction, SIZES), Rule(), process)):
+        torch.testing.assert_close(kept.score.float(), ref[f"pred{i}_scores"], rtol=1e-5, atol=1e-6)
         assert torch.equal(kept.label, ref[f"pred{i}_labels"])
-        torch.testing.assert_close(boxes[i, kept.location], ref[f"pred{i}_boxes"], rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(kept.boxes, ref[f"pred{i}_boxes"], rtol=1e-5, atol=1e-3)

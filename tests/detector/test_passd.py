@@ -8,20 +8,22 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import box_iou, deform_conv2d
 
+from helpers.supervision import recipe_supervision, supervision
 from qrepro.assign import MaxIoU
 from qrepro.box_coder import Delta
 from qrepro.data.loader import loader
-from qrepro.detector import FirstStep, Head, ReadAt
+from qrepro.detector import Head, InitialStage, ReadAt
 from qrepro.engine.datasets import evaluation_views, open_split
 from qrepro.engine.predict import predict
-from qrepro.ground_truth import Truths
+from qrepro.ground_truth import GroundTruthBatch
 from qrepro.losses import smooth_l1_loss, softmax_loss
-from qrepro.objective import Objective, Term, total
+from qrepro.objective import Term, total
 from qrepro.priors import Anchors
-from qrepro.quality import NoQuality, Rule
-from qrepro.recipe import resolve
-from qrepro.recipe.build import build_detector, build_objective
+from qrepro.quality import NoQuality
+from qrepro.recipe.axes import resolve
+from qrepro.recipe.build import build_detector
 from qrepro.recipe.describe import facts
+from qrepro.records.score_rule import Rule
 from qrepro.sampling import Grid, Learned, Region
 from qrepro.target import hard
 
@@ -31,22 +33,22 @@ WIDTH, CLASSES, A = 6, 3, 3
 STDS = torch.tensor([0.1, 0.1, 0.2, 0.2])
 RULE = MaxIoU(positive=0.5, negative=0.5, ties=False)
 PRIOR = Anchors(scale=2, octaves=A, ratios=(1.0,))
-TERMS = {"class": Term(softmax_loss), "code": Term(partial(smooth_l1_loss, beta=1.0))}
-OBJECTIVE = Objective(
+TERMS = {"class": Term(softmax_loss), "encoding": Term(partial(smooth_l1_loss, beta=1.0))}
+OBJECTIVE = supervision(
     RULE,
     hard,
     TERMS,
     count="batch",
     negatives=3,
-    first=Objective(RULE, hard, TERMS, count="batch", negatives=3),
-    rematch=True,
+    initial=supervision(RULE, hard, TERMS, count="batch", negatives=3),
+    reassign=True,
 )
 BOXES = Delta(stds=tuple(STDS.tolist()))
 
 
 def head_of(sampler, clip=True) -> Head:
     torch.manual_seed(0)
-    first = FirstStep("box", Delta(stds=tuple(STDS.tolist()), clip=clip), objectness=True)
+    first = InitialStage("box", Delta(stds=tuple(STDS.tolist()), clip=clip), objectness=True)
     head = Head(WIDTH, CLASSES, A, BOXES, NoQuality, 3, ReadAt(outputs=sampler), first, convs=0, scores="softmax")
     with torch.no_grad():
         for name, parameter in head.named_parameters():
@@ -59,10 +61,10 @@ def features(seed=0):
     return [torch.randn(2, WIDTH, *shape, generator=generator).requires_grad_() for shape in SHAPES]
 
 
-def truths() -> Truths:
+def ground_truth() -> GroundTruthBatch:
     boxes = [[[4, 6, 30, 34], [40, 10, 76, 60], [20, 30, 32, 44]], [[10, 10, 50, 40], [0, 0, 0, 0], [0, 0, 0, 0]]]
     valid = torch.tensor([[True, True, True], [True, False, False]])
-    return Truths(torch.tensor(boxes, dtype=torch.float32), torch.tensor([[0, 2, 1], [1, 0, 0]]), valid)
+    return GroundTruthBatch(torch.tensor(boxes, dtype=torch.float32), torch.tensor([[0, 2, 1], [1, 0, 0]]), valid)
 
 
 def rows(maps):
@@ -120,13 +122,13 @@ def test_outputs_losses_and_gradients_equal_the_equations(clip):
         levels.append([rows(one) for one in (objects, raw, cls, box)])
     objects, raw, cls, box = (torch.cat(one, 1) for one in zip(*levels, strict=True))
     assert set(p) == {name for name, _ in head.named_parameters()}
-    for mine, theirs in ((prediction.first.cls, objects), (prediction.first.raw, raw), (prediction.cls, cls)):
+    for mine, theirs in ((prediction.initial.cls, objects), (prediction.initial.raw, raw), (prediction.cls, cls)):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(prediction.raw, box, rtol=1e-4, atol=1e-4)
 
     centre, size, codes = proposed(raw, clip)
     adjusted = torch.cat([centre - size / 2, centre + size / 2], -1).detach()
-    torch.testing.assert_close(prediction.first.decode(), adjusted, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(prediction.initial.decode(), adjusted, rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(prediction.priors.boxes, adjusted, rtol=1e-5, atol=1e-3)
     assert not prediction.priors.boxes.requires_grad
     final = centre.detach() + box[..., :2] * 0.1 * size.detach()
@@ -134,10 +136,14 @@ def test_outputs_losses_and_gradients_equal_the_equations(clip):
     torch.testing.assert_close(prediction.decode(), torch.cat([final - half, final + half], -1), rtol=1e-4, atol=1e-3)
 
     default = torch.cat([default_boxes()[0] - default_boxes()[1] / 2, default_boxes()[0] + default_boxes()[1] / 2], -1)
-    losses = OBJECTIVE(prediction, truths(), SIZES)
+    losses = OBJECTIVE(prediction, ground_truth(), SIZES)
     expected = {
-        **dict(zip(("class", "code"), loss(cls, box, adjusted, False), strict=True)),
-        **dict(zip(("first_class", "first_code"), loss(objects, codes, default.expand(2, -1, 4), True), strict=True)),
+        **dict(zip(("class", "encoding"), loss(cls, box, adjusted, False), strict=True)),
+        **dict(
+            zip(
+                ("initial_class", "initial_encoding"), loss(objects, codes, default.expand(2, -1, 4), True), strict=True
+            )
+        ),
     }
     assert set(losses) == set(expected)
     for name, value in expected.items():
@@ -153,7 +159,7 @@ def test_outputs_losses_and_gradients_equal_the_equations(clip):
 
 def loss(cls, codes, boxes, agnostic):
     """Cross-entropy of positives and of the three hardest negatives each, and smooth L1; by the positives of both."""
-    given, found, entropy, smooth = truths(), 0, 0.0, 0.0
+    given, found, entropy, smooth = ground_truth(), 0, 0.0, 0.0
     for i in range(2):
         true, labels = given.boxes[i, given.valid[i]], given.labels[i, given.valid[i]]
         iou = box_iou(true, boxes[i])
@@ -216,9 +222,11 @@ def test_without_objects_there_is_no_loss():
     """Zero positives leave zero negatives in either step."""
     head = head_of(partial(Region, bins=3, share=0.0))
     prediction = head(features(), PRIOR(SHAPES, STRIDES, torch.device("cpu")))
-    none = Truths(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
+    none = GroundTruthBatch(
+        torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
+    )
     losses = OBJECTIVE(prediction, none, SIZES)
-    assert set(losses) == {"class", "code", "first_class", "first_code"}
+    assert set(losses) == {"class", "encoding", "initial_class", "initial_encoding"}
     assert all(value == 0 for value in losses.values())
     total(losses).backward()
     assert all(p.grad is None or not p.grad.any() for p in head.parameters())
@@ -282,7 +290,7 @@ def test_training_of_the_paper():
         kinds = [part.kind for part in recipe.image.train]
         assert kinds == ["photometric", "zoom_out", "crop_iou", "resize_exact", "flip"]
         process = recipe.postprocess.options
-        assert (process["threshold"], process["keep"], process["nms"]) == (0.01, 200, 0.45)
+        assert (process["score_thr"], process["max_per_img"], process["iou_thr"]) == (0.01, 200, 0.45)
     assert voc.postprocess.options["suppression"] == "hard" and coco.postprocess.options["suppression"] != "hard"
     largest = resolve("passd/passd768_r101").schedule
     assert (largest.batch, largest.optimiser.lr * largest.batch / largest.optimiser.lr_batch) == (24, 2e-3)
@@ -290,9 +298,9 @@ def test_training_of_the_paper():
 
 def test_a_whole_detector_gives_finite_losses_and_reaches_every_weight():
     recipe = resolve("passd/passd320", "shapes")
-    detector, objective = build_detector(recipe), build_objective(recipe)
+    detector, objective = build_detector(recipe), recipe_supervision(recipe)
     prediction = detector(torch.randn(2, 3, 128, 192))
-    losses = objective(prediction, truths(), torch.tensor([[128, 160], [100, 160]]))
+    losses = objective(prediction, ground_truth(), torch.tensor([[128, 160], [100, 160]]))
     assert all(math.isfinite(value.item()) for value in losses.values())
     total(losses).backward()
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
@@ -303,7 +311,7 @@ def predicted(shapes, *overrides):
     recipe = resolve("passd/passd320", "shapes", ["data.limit=3", *overrides])
     annotations = open_split(recipe, shapes, recipe.data.eval)
     detector = build_detector(recipe).eval()
-    outputs = predict(recipe, detector, annotations, [Rule("class")], device=torch.device("cpu"), batch=3)
+    outputs = predict(recipe, detector, annotations, [Rule.parse("class")], device=torch.device("cpu"), batch=3)
     return recipe, annotations, detector, outputs
 
 
@@ -312,11 +320,11 @@ def test_matches_of_every_truth_before_and_after_proposing(shapes):
     (batch,) = loader(evaluation_views(recipe, annotations), [[(i, 0) for i in range(3)]], recipe.image.pad, 0, False)
     with torch.no_grad():
         prediction = detector(batch.images)
-    default = prediction.first.priors.boxes.expand(3, -1, 4)
+    default = prediction.initial.priors.boxes.expand(3, -1, 4)
     for name, boxes in (("initial", default), ("adjusted", prediction.priors.boxes)):
         counts, sides, places = [], [], []
         for i in range(3):
-            true = batch.truths.boxes[i, batch.truths.valid[i]]
+            true = batch.ground_truth.boxes[i, batch.ground_truth.valid[i]]
             inside = (prediction.priors.cells < (-(-batch.sizes[i] // 64) * 64).flip(0)).all(-1)
             iou = box_iou(true, boxes[i]) * inside
             best, owner = iou.max(0)
@@ -327,21 +335,21 @@ def test_matches_of_every_truth_before_and_after_proposing(shapes):
             counts += [int((owner == j).sum()) for j in range(len(true))]
             sides += (true[:, 2:] - true[:, :2]).prod(-1).sqrt().tolist()
             places += (true / batch.scale[i].repeat(2)).tolist()
-        assert outputs.matches[name].tolist() == counts and sum(counts) > 0
-        assert outputs.matches["side"].tolist() == pytest.approx(sides)
+        assert outputs.assignments[name].tolist() == counts and sum(counts) > 0
+        assert outputs.assignments["side"].tolist() == pytest.approx(sides)
         for column, values in zip(("x1", "y1", "x2", "y2"), zip(*places, strict=True), strict=True):
-            assert outputs.matches[column].tolist() == pytest.approx(values, abs=1e-3)
+            assert outputs.assignments[column].tolist() == pytest.approx(values, abs=1e-3)
     ids = [image.id for image in annotations.images]
-    counts = batch.truths.valid.sum(1).tolist()
-    assert outputs.matches["image_id"].tolist() == [ids[i] for i in range(3) for _ in range(counts[i])]
-    assert len(outputs.positives) == outputs.matches["adjusted"].sum()
+    counts = batch.ground_truth.valid.sum(1).tolist()
+    assert outputs.assignments["image_id"].tolist() == [ids[i] for i in range(3) for _ in range(counts[i])]
+    assert len(outputs.positives) == outputs.assignments["adjusted"].sum()
 
 
 def test_one_step_has_initial_matches_alone(shapes):
-    _, _, _, outputs = predicted(shapes, "first=null", "sampling.outputs=null")
-    assert "adjusted" not in outputs.matches and outputs.matches["initial"].sum() == len(outputs.positives)
+    _, _, _, outputs = predicted(shapes, "initial=null", "sampling.outputs=null")
+    assert "adjusted" not in outputs.assignments and outputs.assignments["initial"].sum() == len(outputs.positives)
 
 
 def test_views_of_a_detector_whose_priors_differ_by_image(shapes):
-    _, _, _, outputs = predicted(shapes, 'image.views={"short": [128, 96], "long": 160}', "postprocess.threshold=0")
-    assert len(outputs.detections["class"]) > 0 and outputs.detections["class"]["level"].max() >= 4
+    _, _, _, outputs = predicted(shapes, 'image.tta={"short": [128, 96], "long": 160}', "postprocess.score_thr=0")
+    assert len(outputs.detections[Rule()]) > 0 and outputs.detections[Rule()]["level"].max() >= 4

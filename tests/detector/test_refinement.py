@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import box_iou, deform_conv2d, generalized_box_iou_loss, sigmoid_focal_loss
 
+from helpers.supervision import Supervision, supervision
 from qrepro.assign import ATSS, BACKGROUND, IGNORED, MaxIoU, NearestPoint
 from qrepro.box_coder import Delta, Distance, Gaussian, General, LogDistance, PointSet
-from qrepro.detector import FirstStep, Head, Prediction, ReadAt
-from qrepro.ground_truth import Truths
+from qrepro.detector import Head, InitialStage, Prediction, ReadAt
+from qrepro.ground_truth import GroundTruthBatch
 from qrepro.losses import focal_loss, giou_loss, quality_focal_loss, smooth_l1_loss, varifocal_loss
-from qrepro.objective import Objective, Term, total
+from qrepro.objective import Term, total
 from qrepro.priors import Anchors, Points, Priors
-from qrepro.quality import Composed, ConvQuality, Describe, NoQuality, Place, Sampled, Statistics
+from qrepro.quality import Composed, ConvQuality, Describe, EstimatorContext, NoQuality, Sampled, Statistics
 from qrepro.sampling import Predicted, Reader, Star
 from qrepro.target import hard, soft
 
@@ -55,14 +56,14 @@ def wild(head: Head) -> Head:
     return head
 
 
-def truths_of_two_images() -> Truths:
+def ground_truth_of_two_images() -> GroundTruthBatch:
     """Sizes from 14 to 100 px, of which the first is in both; the second image has half of them and padding."""
     boxes = torch.tensor(
         [[10.0, 12, 41, 40], [50, 20, 130, 110], [8, 60, 30, 74], [100, 5, 118, 50], [60, 50, 96, 80], [5, 5, 104, 90]]
     )
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     valid = torch.tensor([[True] * 6, [True, False, True, False, True, False]])
-    return Truths(boxes.repeat(2, 1, 1) + torch.tensor([0.0, 3.3])[:, None, None], labels.repeat(2, 1), valid)
+    return GroundTruthBatch(boxes.repeat(2, 1, 1) + torch.tensor([0.0, 3.3])[:, None, None], labels.repeat(2, 1), valid)
 
 
 # The two heads as functions of their parameters p, for one level
@@ -159,13 +160,13 @@ def iou_of_pairs(a, b):
     return box_iou(a, b).diagonal()
 
 
-def vfnet_loss(cls, first, final, p, truths, priors):
+def vfnet_loss(cls, first, final, p, ground_truth, priors):
     """VFL by the positives of the batch; both GIoU terms weighted by their own IoU, by the sum of these."""
-    matches = ATSS()(priors, truths, usable_locations())
+    matches = ATSS()(priors, ground_truth, usable_locations())
     image, at = (matches >= 0).nonzero(as_tuple=True)
-    truth, label = truths.boxes[image, matches[image, at]], truths.labels[image, matches[image, at]]
+    truth, label = ground_truth.boxes[image, matches[image, at]], ground_truth.labels[image, matches[image, at]]
     terms = {}
-    for name, boxes, weight in (("first_box", first, 1.5), ("box", final, 2.0)):
+    for name, boxes, weight in (("initial_box", first, 1.5), ("box", final, 2.0)):
         iou = iou_of_pairs(boxes[image, at], truth).detach()
         giou = generalized_box_iou_loss(boxes[image, at], truth)
         terms[name] = weight * (iou * giou).sum() / max(iou.sum().item(), 1.0)
@@ -178,27 +179,27 @@ def vfnet_loss(cls, first, final, p, truths, priors):
     return terms
 
 
-def max_iou_matches(boxes, truths, usable):
+def max_iou_matches(boxes, ground_truth, usable):
     """RetinaNet's rule for one image, location by location, on its own boxes."""
-    iou = box_iou(truths, boxes) * usable
+    iou = box_iou(ground_truth, boxes) * usable
     match = [BACKGROUND] * len(boxes)
     for r in range(len(boxes)):
         if iou[:, r].max() >= 0.4:
             match[r] = iou[:, r].argmax().item() if iou[:, r].max() >= 0.5 else IGNORED
-    for g in range(len(truths)):
+    for g in range(len(ground_truth)):
         for r in range(len(boxes)):
             if iou[g, r] == iou[g].max() > 0:
                 match[r] = g
     return [m if use else IGNORED for m, use in zip(match, usable.tolist(), strict=True)]
 
 
-def nearest_matches(truths, usable):
+def nearest_matches(ground_truth, usable):
     """RepPoints' first matching for one image: the nearest point of the level of 4 x stride <= size."""
     match = [BACKGROUND if use else IGNORED for use in usable.tolist()]
     points = torch.cat([grid_of(shape, stride) for shape, stride in zip(SHAPES, STRIDES, strict=True)])
     stride_of = torch.cat([torch.full((h * w,), float(s)) for (h, w), s in zip(SHAPES, STRIDES, strict=True)])
     recorded = [math.inf] * len(points)
-    for g, box in enumerate(truths):
+    for g, box in enumerate(ground_truth):
         size, centre = box[2:] - box[:2], (box[:2] + box[2:]) / 2
         stride = max([s for s in STRIDES if 4 * s <= size.prod().sqrt()], default=8)
         away = ((points - centre) / size).norm(dim=1)
@@ -209,25 +210,25 @@ def nearest_matches(truths, usable):
     return match
 
 
-def reppoints_loss(cls, first, final, p, truths, priors):
+def reppoints_loss(cls, first, final, p, ground_truth, priors):
     """Focal loss and smooth L1 of the final boxes, matched on the first ones; and of the first boxes by points."""
     usable = usable_locations()
     by_points, by_boxes = torch.full(usable.shape, IGNORED), torch.full(usable.shape, IGNORED)
     for b in range(2):
-        kept = truths.valid[b].nonzero()[:, 0]
+        kept = ground_truth.valid[b].nonzero()[:, 0]
         for matches, found in (
-            (by_points, nearest_matches(truths.boxes[b, kept], usable[b])),
-            (by_boxes, max_iou_matches(first[b].detach(), truths.boxes[b, kept], usable[b])),
+            (by_points, nearest_matches(ground_truth.boxes[b, kept], usable[b])),
+            (by_boxes, max_iou_matches(first[b].detach(), ground_truth.boxes[b, kept], usable[b])),
         ):
             matches[b] = torch.tensor([kept[m].item() if m >= 0 else m for m in found])
     terms, side = {}, 4 * torch.cat([torch.full((h * w,), s) for (h, w), s in zip(SHAPES, STRIDES, strict=True)])
-    for name, boxes, matches, weight in (("first_box", first, by_points, 0.5), ("box", final, by_boxes, 1.0)):
+    for name, boxes, matches, weight in (("initial_box", first, by_points, 0.5), ("box", final, by_boxes, 1.0)):
         image, at = (matches >= 0).nonzero(as_tuple=True)
-        away = (boxes[image, at] - truths.boxes[image, matches[image, at]]).abs() / side[at][:, None]
+        away = (boxes[image, at] - ground_truth.boxes[image, matches[image, at]]).abs() / side[at][:, None]
         value = torch.where(away < 0.11, away**2 / 0.22, away - 0.055).sum()
         terms[name] = weight * value / (matches >= 0).sum(1).clamp(min=1).sum()
     target = torch.zeros_like(cls)
-    target[image, at, truths.labels[image, matches[image, at]]] = 1
+    target[image, at, ground_truth.labels[image, matches[image, at]]] = 1
     counts = (matches != IGNORED)[..., None]
     focal = sigmoid_focal_loss(cls, target, alpha=0.25, gamma=2) * counts
     terms["class"] = focal.sum() / (matches >= 0).sum(1).clamp(min=1).sum()
@@ -240,7 +241,7 @@ class Model:
 
     head: Head
     prior: object
-    objective: Objective
+    objective: Supervision
     level: object
     box: object
     loss: object
@@ -254,23 +255,27 @@ PRIORS = {"vfnet": Anchors(scale=8, octaves=1, ratios=(1.0,), centre=0.0), "repp
 def model(name: str) -> Model:
     if name == "vfnet":
         box = LogDistance()
-        head = Head(12, CLASSES, 1, box, NoQuality, 5, AT_STAR, FirstStep("code", box), scales=True, **COMMON)
+        head = Head(12, CLASSES, 1, box, NoQuality, 5, AT_STAR, InitialStage("encoding", box), scales=True, **COMMON)
         terms = {
             "class": Term(varifocal_loss),
-            "box": Term(giou_loss, 2.0, by="iou"),
+            "box": Term(giou_loss, 2.0, weight_by="iou"),
         }
-        first = Objective(None, hard, {"box": Term(giou_loss, 1.5, by="iou")}, count="batch")
-        objective = Objective(ATSS(), partial(soft, floor=1e-6), terms, count="batch", padding="negative", first=first)
+        first = supervision(None, hard, {"box": Term(giou_loss, 1.5, weight_by="iou")}, count="batch")
+        objective = supervision(
+            ATSS(), partial(soft, minimum=1e-6), terms, count="batch", padding="negative", initial=first
+        )
         return Model(head, PRIORS[name], objective, vfnet, box_of_distances, vfnet_loss)
     box, at = PointSet(), ReadAt(towers=Predicted)
-    head = Head(12, CLASSES, 1, box, NoQuality, 5, at, FirstStep("code", box), kernel=1, last_norm=False, **COMMON)
+    head = Head(
+        12, CLASSES, 1, box, NoQuality, 5, at, InitialStage("encoding", box), kernel=1, last_norm=False, **COMMON
+    )
     smooth = partial(smooth_l1_loss, beta=0.11)
     terms = {
         "class": Term(focal_loss),
-        "box": Term(smooth, unit="side"),
+        "box": Term(smooth, normalize_by_prior=True),
     }
-    first = Objective(NearestPoint(), hard, {"box": Term(smooth, 0.5, unit="side")})
-    objective = Objective(MaxIoU(), hard, terms, first=first, rematch=True)
+    first = supervision(NearestPoint(), hard, {"box": Term(smooth, 0.5, normalize_by_prior=True)})
+    objective = supervision(MaxIoU(), hard, terms, initial=first, reassign=True)
     return Model(head, PRIORS[name], objective, reppoints, box_of_points, reppoints_loss)
 
 
@@ -321,16 +326,16 @@ def assert_near(mine, theirs, what="", relative=1e-5):
 def test_outputs_equal_the_functions(both):
     assert both.prediction.quality is None
     assert_near(both.prediction.cls, both.cls, "cls")
-    assert_near(both.prediction.first.decode(), both.first, "first boxes")
+    assert_near(both.prediction.initial.decode(), both.first, "first boxes")
     assert_near(both.prediction.decode(), both.final, "final boxes")
     assert (both.first - both.final).abs().mean() > 1  # px: the test would see a head that does not refine
 
 
 def test_losses_and_gradients_equal_the_functions(both):
-    truths, priors = truths_of_two_images(), both.prediction.priors
-    mine = both.model.objective(both.prediction, truths, SIZES)
-    theirs = both.model.loss(both.cls, both.first, both.final, both.p, truths, priors)
-    assert set(mine) == {"class", "box", "first_box"}
+    ground_truth, priors = ground_truth_of_two_images(), both.prediction.priors
+    mine = both.model.objective(both.prediction, ground_truth, SIZES)
+    theirs = both.model.loss(both.cls, both.first, both.final, both.p, ground_truth, priors)
+    assert set(mine) == {"class", "box", "initial_box"}
     for name, value in theirs.items():
         assert value > 0
         torch.testing.assert_close(mine[name], value, rtol=1e-5, atol=0)
@@ -347,24 +352,24 @@ def test_losses_and_gradients_equal_the_functions(both):
 @pytest.mark.parametrize("name", ["vfnet", "reppoints"])
 def test_an_optimiser_step_lowers_the_loss(name):
     torch.manual_seed(0)
-    ours, features, truths = model(name), pyramid(), truths_of_two_images()
+    ours, features, ground_truth = model(name), pyramid(), ground_truth_of_two_images()
     priors = ours.prior(SHAPES, STRIDES, CPU)
     optimiser = torch.optim.SGD(ours.head.parameters(), lr=0.01)
-    before = total(ours.objective(ours.head(features, priors), truths, SIZES))
+    before = total(ours.objective(ours.head(features, priors), ground_truth, SIZES))
     before.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.head.parameters())
     optimiser.step()
-    after = total(ours.objective(ours.head(features, priors), truths, SIZES))
+    after = total(ours.objective(ours.head(features, priors), ground_truth, SIZES))
     assert after < before
 
 
 @pytest.mark.parametrize("name", ["vfnet", "reppoints"])
 def test_images_without_truths_train_every_output(name):
     """No parameter may be left out of the graph, or a second rank would wait for its gradient."""
-    ours, truths = model(name), truths_of_two_images()
+    ours, ground_truth = model(name), ground_truth_of_two_images()
     prediction = ours.head(pyramid(), ours.prior(SHAPES, STRIDES, CPU))
-    losses = ours.objective(prediction, replace(truths, valid=torch.zeros_like(truths.valid)), SIZES)
-    assert set(losses) == {"class", "box", "first_box"} and losses["box"] == losses["first_box"] == 0
+    losses = ours.objective(prediction, replace(ground_truth, valid=torch.zeros_like(ground_truth.valid)), SIZES)
+    assert set(losses) == {"class", "box", "initial_box"} and losses["box"] == losses["initial_box"] == 0
     total(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.head.parameters())
     assert ours.head.cls_out.bias.grad.abs().max() > 0
@@ -372,13 +377,13 @@ def test_images_without_truths_train_every_output(name):
 
 @pytest.mark.parametrize("name", ["vfnet", "reppoints"])
 def test_mixed_precision_is_near_and_finite(name):
-    ours, truths = model(name), truths_of_two_images()
+    ours, ground_truth = model(name), ground_truth_of_two_images()
     wild(ours.head)
     priors, features = ours.prior(SHAPES, STRIDES, CPU), pyramid()
     exact = ours.head(features, priors)
     with torch.autocast("cpu", torch.bfloat16):
         prediction = ours.head(features, priors)
-    losses = ours.objective(prediction, truths, SIZES)
+    losses = ours.objective(prediction, ground_truth, SIZES)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
     total(losses).backward()
     assert all(p.grad.isfinite().all() for p in ours.head.parameters())
@@ -429,7 +434,7 @@ def test_sides_that_a_sampler_sees_are_those_of_the_decoded_box(name, centre):
     head = wild(Head(12, CLASSES, 1, BOXES[name], NoQuality, 5, ReadAt(Spy), convs=2, width=WIDTH))
     priors = Points(scale=4.0, centre=centre)(SHAPES, STRIDES, CPU)
     prediction = head(features := pyramid(), priors)
-    assert prediction.first is None
+    assert prediction.initial is None
     for x, (given, _, _) in zip(features, head.towers_at.seen, strict=True):  # those that the box comes from
         torch.testing.assert_close(given, head.box_tower(x))
     seen = torch.cat([rows(sides) for _, _, sides in head.towers_at.seen], 1)
@@ -452,11 +457,11 @@ def test_sides_keep_their_precision_in_mixed_precision(name):
 
 def test_an_estimate_reads_at_the_refined_box_and_the_towers_at_the_first():
     at, quality = ReadAt(Spy, quality=partial(Reader, Spy)), partial(Sampled, hidden=6)
-    head = wild(Head(12, CLASSES, 1, LogDistance(), quality, 5, at, FirstStep("code", LogDistance()), **COMMON))
+    head = wild(Head(12, CLASSES, 1, LogDistance(), quality, 5, at, InitialStage("encoding", LogDistance()), **COMMON))
     priors = PRIORS["vfnet"](SHAPES, STRIDES, CPU)
     prediction = head(pyramid(), priors)
     for spy, boxes in (
-        (head.towers_at, prediction.first.decode()),
+        (head.towers_at, prediction.initial.decode()),
         (head.quality.inner.sampler, prediction.decode()),
     ):
         seen = torch.cat([rows(sides) for _, _, sides in spy.seen], 1)
@@ -466,20 +471,20 @@ def test_an_estimate_reads_at_the_refined_box_and_the_towers_at_the_first():
 
 def test_refinement_gives_no_gradient_to_the_first_box_but_through_the_points():
     """Spy's points do not move: then nothing of the final boxes reaches the layer of the first ones."""
-    first = FirstStep("code", LogDistance())
+    first = InitialStage("encoding", LogDistance())
     head = wild(Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, ReadAt(Spy), first, **COMMON))
     prediction = head(pyramid(), PRIORS["vfnet"](SHAPES, STRIDES, CPU))
     given = [head.box_out.weight, head.box_last[0].weight, head.refine_out.weight, head.box_tower[0].weight]
     slopes = torch.autograd.grad(prediction.raw.square().sum(), given, allow_unused=True, retain_graph=True)
     assert slopes[0] is None and slopes[1] is None
     assert slopes[2].abs().max() > 0 and slopes[3].abs().max() > 0
-    slopes = torch.autograd.grad(prediction.first.raw.square().sum(), given, allow_unused=True)
+    slopes = torch.autograd.grad(prediction.initial.raw.square().sum(), given, allow_unused=True)
     assert slopes[2] is None and all(slope.abs().max() > 0 for slope in (slopes[0], slopes[1], slopes[3]))
 
 
 def test_a_single_convolution_stands_on_the_pyramid_itself():
     """With channels of its own: both branches read the features at the points, the first box comes from one layer."""
-    first = FirstStep("code", LogDistance())
+    first = InitialStage("encoding", LogDistance())
     head = wild(Head(12, CLASSES, 1, LogDistance(), NoQuality, 5, AT_STAR, first, convs=1, width=WIDTH))
     p = dict(head.named_parameters())
     assert {name.split(".")[0] for name in p} == {
@@ -499,13 +504,13 @@ def test_a_single_convolution_stands_on_the_pyramid_itself():
             expected, (conv(cls, p, "cls_out"), first, first + conv(box, p, "refine_out")), strict=True
         ):
             output.append(rows(maps))
-    for mine, theirs in zip((prediction.cls, prediction.first.raw, prediction.raw), expected, strict=True):
+    for mine, theirs in zip((prediction.cls, prediction.initial.raw, prediction.raw), expected, strict=True):
         assert_near(mine, torch.cat(theirs, 1))
 
 
 def test_the_first_weights_of_layers_at_points_are_as_wide_as_the_towers():
     torch.manual_seed(0)
-    first = FirstStep("code", LogDistance())
+    first = InitialStage("encoding", LogDistance())
     head = Head(64, CLASSES, 1, LogDistance(), NoQuality, 5, AT_STAR, first, convs=2, width=64, tower_std=0.05)
     for layer in (head.cls_tower[0], head.box_tower[0], head.box_last[0], head.cls_at, head.refine_at):
         assert layer.weight.std().item() == pytest.approx(0.05, rel=0.05)
@@ -523,7 +528,7 @@ def test_a_head_without_sampler_is_towers_and_layers(quality_on):
     assert {name.split(".")[0] for name in p} == {"cls_tower", "box_tower", "cls_out", "box_out", "quality"}
     priors = Anchors(octaves=2, ratios=(1.0,))(SHAPES, STRIDES, CPU)
     prediction = head(features := pyramid(), priors)
-    assert prediction.first is None and prediction.priors is priors
+    assert prediction.initial is None and prediction.priors is priors
     outputs = [[], [], []]
     for x in features:
         cls, box = x, x
@@ -542,7 +547,7 @@ def test_statistics_are_of_the_same_prior_as_the_box():
     """Row by row, though maps hold the priors of a cell side by side."""
     head = wild(Head(12, CLASSES, 3, General(n=4), Statistics, 5, convs=1, width=WIDTH))
     prediction = head(pyramid(), Anchors(octaves=3, ratios=(1.0,))(SHAPES, STRIDES, CPU))
-    alone = Statistics(Place(WIDTH, 1, 5))
+    alone = Statistics(EstimatorContext(WIDTH, 1, 5))
     alone.load_state_dict(head.quality.state_dict())
     expected = alone(None, prediction.raw.flatten(0, 1)[..., None, None], None)
     assert prediction.quality.std() > 0.01
@@ -559,7 +564,7 @@ def test_composed_statistics_are_more_features_of_the_class_layer():
     prediction = head(features := pyramid(), Points()(SHAPES, STRIDES, CPU))
     assert prediction.quality is None
     p, expected = dict(head.named_parameters()), []
-    describe = Describe(Place(WIDTH, 1, 5), 3, top=True, mean=True, variance=False, gradient=True)
+    describe = Describe(EstimatorContext(WIDTH, 1, 5), 3, top=True, mean=True, variance=False, gradient=True)
     for x in features:
         cls = F.conv2d(x, p["cls_tower.0.weight"], p["cls_tower.0.bias"], padding=1).relu()
         box = F.conv2d(x, p["box_tower.0.weight"], p["box_tower.0.bias"], padding=1).relu()
@@ -589,7 +594,7 @@ LN3 = math.log(3)
 def two_priors(raw, first=None, cls=0.0, quality=None):
     """Squares of 16 px at (0, 0), stride 8, and of 32 px at (40, 40), stride 16: their sides are one cell away.
 
-    The truths are these squares, of class 1; outputs are distances in cells.
+    The ground truths are these squares, of class 1; outputs are distances in cells.
     """
     boxes = torch.tensor([[0.0, 0, 16, 16], [40, 40, 72, 72]])
     priors = Priors(boxes, boxes[:, :2], torch.tensor([8.0, 16.0]), (1, 1))
@@ -598,8 +603,10 @@ def two_priors(raw, first=None, cls=0.0, quality=None):
         first = Prediction(None, torch.tensor([first]).requires_grad_(), None, priors, Distance(activation="none"))
     cls = torch.full((1, 2, 2), cls, requires_grad=True)
     quality = None if quality is None else torch.full((1, 2), quality, requires_grad=True)
-    truths = Truths(boxes[None], torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool))
-    return Prediction(cls, raw, quality, priors, Distance(activation="none"), first), truths
+    ground_truth = GroundTruthBatch(
+        boxes[None], torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool)
+    )
+    return Prediction(cls, raw, quality, priors, Distance(activation="none"), first), ground_truth
 
 
 LOWER = [[1.0, 1.0, 1.0, 0.5], [1.0, 1.0, 1.0, 0.75]]  # both end 4 px too early: IoU 3/4 and 7/8
@@ -609,11 +616,11 @@ LARGE = torch.tensor([[96, 96]])
 
 def of_first(term, assigner=None):
     """The objective of a first step with boxes alone."""
-    return Objective(assigner, hard, {"box": term})
+    return supervision(assigner, hard, {"box": term})
 
 
 def evaluate(case, target=hard, sizes=LARGE, first=None, **terms):
-    rule = Objective(MaxIoU(), target, {"class": Term(focal_loss), **terms}, first=first)
+    rule = supervision(MaxIoU(), target, {"class": Term(focal_loss), **terms}, initial=first)
     return rule(*case, sizes)
 
 
@@ -624,28 +631,32 @@ def smooth(x):
 def test_boxes_in_sides_of_their_prior_by_hand():
     case = two_priors(LOWER, SMALL)
     losses = evaluate(
-        case, box=Term(smooth_l1_loss, unit="side"), first=of_first(Term(smooth_l1_loss, 0.5, unit="side"))
+        case,
+        box=Term(smooth_l1_loss, normalize_by_prior=True),
+        first=of_first(Term(smooth_l1_loss, 0.5, normalize_by_prior=True)),
     )
     assert losses["box"].item() == pytest.approx((smooth(4 / 16) + smooth(4 / 32)) / 2, rel=1e-5)
-    assert losses["first_box"].item() == pytest.approx(0.5 * (2 * smooth(4 / 16) + smooth(1.6 / 32)) / 2, rel=1e-4)
-    losses = evaluate(case, box=Term(smooth_l1_loss), first=of_first(Term(smooth_l1_loss, unit="pixel")))
+    assert losses["initial_box"].item() == pytest.approx(0.5 * (2 * smooth(4 / 16) + smooth(1.6 / 32)) / 2, rel=1e-4)
+    losses = evaluate(case, box=Term(smooth_l1_loss), first=of_first(Term(smooth_l1_loss, normalize_by_prior=False)))
     assert losses["box"].item() == pytest.approx((smooth(4) + smooth(4)) / 2, rel=1e-5)
-    assert losses["first_box"].item() == pytest.approx((2 * smooth(4) + smooth(1.6)) / 2, rel=1e-5)
+    assert losses["initial_box"].item() == pytest.approx((2 * smooth(4) + smooth(1.6)) / 2, rel=1e-5)
 
 
 def test_iou_losses_know_no_unit():
     for unit in ("side", "pixel"):
-        losses = evaluate(two_priors(LOWER), box=Term(giou_loss, unit=unit))
+        losses = evaluate(two_priors(LOWER), box=Term(giou_loss, normalize_by_prior=unit == "side"))
         assert losses["box"].item() == pytest.approx((1 / 4 + 1 / 8) / 2, rel=1e-5)
 
 
 def test_first_boxes_are_weighted_by_their_own_iou_by_hand():
     losses = evaluate(
-        two_priors(LOWER, SMALL), box=Term(giou_loss, 2.0, by="iou"), first=of_first(Term(giou_loss, 1.5, by="iou"))
+        two_priors(LOWER, SMALL),
+        box=Term(giou_loss, 2.0, weight_by="iou"),
+        first=of_first(Term(giou_loss, 1.5, weight_by="iou")),
     )
     assert losses["box"].item() == pytest.approx(2 * (3 / 4 * 1 / 4 + 7 / 8 * 1 / 8) / (3 / 4 + 7 / 8), rel=1e-5)
     mean = (9 / 16 * 7 / 16 + 0.95 * 0.05) / (9 / 16 + 0.95)
-    assert losses["first_box"].item() == pytest.approx(1.5 * mean, rel=1e-5)
+    assert losses["initial_box"].item() == pytest.approx(1.5 * mean, rel=1e-5)
 
 
 def test_the_term_of_first_boxes_needs_first_boxes():
@@ -654,44 +665,47 @@ def test_the_term_of_first_boxes_needs_first_boxes():
 
 
 def test_final_boxes_are_matched_on_the_first_and_these_on_the_priors():
-    """First boxes of 8 x 8 and 32 x 32 px, of IoU 1/4 and 1 with the truths: then only the second is positive."""
+    """First boxes of 8 x 8 and 32 x 32 px, of IoU 1/4 and 1 with the ground truths.
+
+    Then only the second is positive.
+    """
     case = two_priors(LOWER, [[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
     alone, terms = MaxIoU(best_prior=False), {"class": Term(focal_loss), "box": Term(giou_loss)}
 
     def losses(own=None, **options):
-        return Objective(alone, hard, terms, first=of_first(Term(giou_loss), own), **options)(*case, LARGE)
+        return supervision(alone, hard, terms, initial=of_first(Term(giou_loss), own), **options)(*case, LARGE)
 
     plain = losses()  # both positive in both terms: N = 2
     assert plain["box"].item() == pytest.approx((1 / 4 + 1 / 8) / 2, rel=1e-5)
-    assert plain["first_box"].item() == pytest.approx((3 / 4 + 0) / 2, rel=1e-5)
-    again = losses(alone, rematch=True)
+    assert plain["initial_box"].item() == pytest.approx((3 / 4 + 0) / 2, rel=1e-5)
+    again = losses(alone, reassign=True)
     assert again["box"].item() == pytest.approx(1 / 8, rel=1e-5)
-    assert again["first_box"].item() == pytest.approx((3 / 4 + 0) / 2, rel=1e-5)
+    assert again["initial_box"].item() == pytest.approx((3 / 4 + 0) / 2, rel=1e-5)
     # the first location is a negative of both classes now
     assert again["class"].item() == pytest.approx((focal(1 / 2, 1) + 3 * focal(1 / 2, 0)) / 1, rel=1e-5)
-    same = losses(rematch=True)  # without an assigner of their own the first boxes share the final matches
-    assert same["first_box"].item() == pytest.approx(0, abs=1e-6)
-    without = replace(case[0], first=None)
-    objective = Objective(alone, hard, {"class": Term(focal_loss)}, rematch=True)
+    same = losses(reassign=True)  # without an assigner of their own the first boxes share the final matches
+    assert same["initial_box"].item() == pytest.approx(0, abs=1e-6)
+    without = replace(case[0], initial=None)
+    objective = supervision(alone, hard, {"class": Term(focal_loss)}, reassign=True)
     assert objective.match(without, case[1], LARGE).tolist() == [[0, 1]]
     assert objective.match(case[0], case[1], LARGE).tolist() == [[BACKGROUND, 1]]
 
 
 def test_first_boxes_are_matched_by_an_assigner_of_their_own():
-    """It sees the priors, the truths and the usable locations; its positives are counted for its term alone."""
+    """It sees the priors, the ground truths and the usable locations; its positives are counted for its term alone."""
     calls = []
 
-    def only_second(priors, truths, usable):
-        calls.append((priors, truths, usable))
+    def only_second(priors, ground_truth, usable):
+        calls.append((priors, ground_truth, usable))
         return torch.tensor([[BACKGROUND, 1]])
 
     case = two_priors(LOWER, SMALL)
     first = of_first(Term(giou_loss), only_second)
     losses = evaluate(case, box=Term(giou_loss), first=first)
     assert losses["box"].item() == pytest.approx((1 / 4 + 1 / 8) / 2, rel=1e-5)
-    assert losses["first_box"].item() == pytest.approx(0.05, rel=1e-4)
-    ((priors, truths, usable),) = calls
-    assert priors is case[0].priors and truths.boxes is case[1].boxes and usable.tolist() == [[True, True]]
+    assert losses["initial_box"].item() == pytest.approx(0.05, rel=1e-4)
+    ((priors, ground_truth, usable),) = calls
+    assert priors is case[0].priors and ground_truth.boxes is case[1].boxes and usable.tolist() == [[True, True]]
     calls.clear()
     evaluate(case, sizes=torch.tensor([[32, 32]]), first=first)
     assert calls[0][2].tolist() == [[True, False]]
@@ -703,7 +717,7 @@ def focal(p: float, target: int) -> float:
 
 def test_locations_in_the_padding_are_ignored_or_negatives():
     """Three locations: a positive, one that its assigner ignores within the image, one in the padding."""
-    prediction, truths = two_priors(LOWER)
+    prediction, ground_truth = two_priors(LOWER)
     boxes = torch.tensor([[0.0, 0, 16, 16], [16, 0, 32, 16], [40, 40, 56, 56]])
     priors = Priors(boxes, boxes[:, :2], torch.full((3,), 8.0), (3,))
     prediction = replace(prediction, cls=torch.zeros(1, 3, 2), raw=torch.zeros(1, 3, 4), priors=priors)
@@ -714,11 +728,11 @@ def test_locations_in_the_padding_are_ignored_or_negatives():
         return torch.tensor([[0, IGNORED, IGNORED]])
 
     for padding, more in (("ignored", 0.0), ("negative", 2 * focal(1 / 2, 0))):
-        objective = Objective(matches, hard, {"class": Term(focal_loss)}, padding=padding)
-        loss = objective(prediction, truths, torch.tensor([[32, 32]]))["class"]
+        objective = supervision(matches, hard, {"class": Term(focal_loss)}, padding=padding)
+        loss = objective(prediction, ground_truth, torch.tensor([[32, 32]]))["class"]
         assert loss.item() == pytest.approx(focal(1 / 2, 1) + focal(1 / 2, 0) + more, rel=1e-5)
         # a larger image has no padding there: the assigner's word counts
-        loss = objective(prediction, truths, torch.tensor([[64, 64]]))["class"]
+        loss = objective(prediction, ground_truth, torch.tensor([[64, 64]]))["class"]
         assert loss.item() == pytest.approx(focal(1 / 2, 1) + focal(1 / 2, 0), rel=1e-5)
     assert seen == 2 * [[[True, True, False]], [[True, True, True]]]
 
@@ -726,7 +740,7 @@ def test_locations_in_the_padding_are_ignored_or_negatives():
 def test_joint_score_by_hand():
     """C = 1/2, I = 3/4, J = 3/8: quality focal loss towards the IoU, 3/4 and 7/8, of the product."""
     case = two_priors(LOWER, quality=LN3)
-    weighted = {"box": Term(giou_loss, by="score", floor=1e-6)}
+    weighted = {"box": Term(giou_loss, weight_by="score", min_normalizer=1e-6)}
     losses = evaluate(case, soft, **{"class": Term(quality_focal_loss, score="joint")}, **weighted)
     assert set(losses) == {"class", "box"}  # the estimate has no term of its own
 
@@ -759,11 +773,14 @@ def test_joint_score_by_hand():
 
 def test_boxes_are_weighted_by_the_joint_score():
     """The first location: C = 3/4 for one class, I = 3/4, J = 9/16; the second: 3/8 for both classes."""
-    prediction, truths = two_priors(LOWER, quality=LN3)
+    prediction, ground_truth = two_priors(LOWER, quality=LN3)
     prediction = replace(prediction, cls=torch.tensor([[[LN3, 0.0], [0.0, 0.0]]]))
     for score, first, second in (("joint", 9 / 16, 3 / 8), ("class", 3 / 4, 1 / 2)):
-        parts = {"class": Term(quality_focal_loss, score=score), "box": Term(giou_loss, 2.0, by="score", floor=1e-6)}
-        losses = evaluate((prediction, truths), soft, **parts)
+        parts = {
+            "class": Term(quality_focal_loss, score=score),
+            "box": Term(giou_loss, 2.0, weight_by="score", min_normalizer=1e-6),
+        }
+        losses = evaluate((prediction, ground_truth), soft, **parts)
         mean = (first * 1 / 4 + second * 1 / 8) / (first + second)
         assert losses["box"].item() == pytest.approx(2 * mean, rel=1e-5)
 
@@ -779,10 +796,13 @@ def test_without_an_estimate_the_class_score_is_the_joint_one():
 
 @pytest.mark.parametrize("floor, expected", [(0.0, 0.0), (1e-6, 1e-6), (0.3, 0.3)])
 def test_target_of_a_positive_has_a_floor(floor, expected):
-    """VFNet's code: a positive whose box misses its truth keeps the factor of positives, with a target of 1e-6."""
-    assert soft(torch.tensor([0.0, 0.5, 1.0]), floor=floor).tolist() == pytest.approx([expected, 0.5, 1.0])
-    away = [[5.0, 5.0, -4.0, -4.0], [1.0, 1.0, 1.0, 1.0]]  # the first box lies outside its truth
-    target = partial(soft, floor=floor)
+    """VFNet's code.
+
+    A positive whose box misses its ground truth keeps the factor of positives, with a target of 1e-6.
+    """
+    assert soft(torch.tensor([0.0, 0.5, 1.0]), minimum=floor).tolist() == pytest.approx([expected, 0.5, 1.0])
+    away = [[5.0, 5.0, -4.0, -4.0], [1.0, 1.0, 1.0, 1.0]]  # the first box lies outside its ground truth
+    target = partial(soft, minimum=floor)
     loss = evaluate(two_priors(away, cls=0.0), target, **{"class": Term(varifocal_loss)})["class"]
     ln2, negative = math.log(2), 0.75 / 4 * math.log(2)
     missed = expected * ln2 if floor else negative

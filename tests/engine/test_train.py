@@ -21,15 +21,15 @@ from qrepro.data.loader import Steps, in_order
 from qrepro.engine.checkpoint import load as load_checkpoint
 from qrepro.engine.checkpoint import restore_detector
 from qrepro.engine.interrupt import Stopped
-from qrepro.engine.run import Run
-from qrepro.engine.schedule import Plan, make_optimiser
+from qrepro.engine.schedule import StepSchedule, make_optimiser
 from qrepro.engine.train import Diverged, Loop, train
 from qrepro.objective import Objective
-from qrepro.recipe import resolve
+from qrepro.recipe.axes import resolve
 from qrepro.recipe.build import build_detector
+from qrepro.records.run_folder import RunFolder
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
     return load_checkpoint(run.last)["model"]
 
 
@@ -42,7 +42,7 @@ class Killed(Exception):
 
 
 # In bfloat16 torch 2.15's CPU kernel for the weight gradient of a 3x3 stride-2 convolution reads memory it never wrote
-# where the input is one pixel wide, so that pictures of this case are larger.
+# where the input is one pixel wide, so that images of this case are larger.
 BF16 = ["schedule.precision=bf16", "image.train=[{kind: resize, short: 96, long: 120}, {kind: flip}]"]
 
 
@@ -54,7 +54,7 @@ EMA = ["schedule.ema=0.9", "schedule.channels_last=true"]
 @pytest.mark.parametrize("more", [["schedule.ema=null"], EMA, BF16, AVERAGE])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes, tmp_path, more):
     recipe = tiny(*more)
-    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     train(recipe, shapes, whole, device="cpu")
 
     def kill(record):
@@ -69,7 +69,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes, tmp_path, m
     assert same(first["model"], second["model"])
     if recipe.schedule.ema or recipe.schedule.average:
         assert same(first["average"], second["average"])
-    logs = [[json.loads(line) for line in run.log.read_text().splitlines()] for run in (whole, parts)]
+    logs = [[json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()] for run in (whole, parts)]
     timeless = [
         [{k: v for k, v in r.items() if k not in ("images_per_s", "waiting_for_data")} for r in log] for log in logs
     ]
@@ -79,7 +79,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes, tmp_path, m
 def test_what_is_evaluated_is_the_mean_of_the_weights_at_the_ends_of_cycles(shapes, tmp_path, monkeypatch):
     average = "average: {cycles: 3, steps: 2, lr: [0.004, 0.001]}"
     recipe = tiny(f"schedule={{ema: null, steps: 1, {average}, checkpoint_every: 99, evaluate_every: 1}}")
-    run, one_step = Run(tmp_path / "run"), Loop.step
+    run, one_step = RunFolder(tmp_path / "run"), Loop.step
     trained, judged = [], []  # after steps 1, 2, ... 7
 
     def step(self, batch):
@@ -92,7 +92,7 @@ def test_what_is_evaluated_is_the_mean_of_the_weights_at_the_ends_of_cycles(shap
         return 0.0 if len(judged) == 2 else -math.inf  # the checkpoint of step 2 is kept as the best
 
     monkeypatch.setattr(Loop, "step", step)
-    train(recipe, shapes, run, device="cpu", evaluate=judge)
+    train(recipe, shapes, run, device="cpu", validate=judge)
     assert len(trained) == len(judged) == 7
     for done, found in enumerate(judged, 1):
         ends = [end for end in (3, 5, 7) if end <= done] or [done]  # before any cycle has ended: the model itself
@@ -108,22 +108,22 @@ def test_what_is_evaluated_is_the_mean_of_the_weights_at_the_ends_of_cycles(shap
 def test_seed_decides_and_workers_do_not(shapes, tmp_path):
     runs = {}
     for label, seed, workers in (("a", 0, 0), ("b", 0, 2), ("c", 1, 0)):
-        runs[label] = Run(tmp_path / label)
+        runs[label] = RunFolder(tmp_path / label)
         train(tiny("schedule.steps=2"), shapes, runs[label], seed=seed, device="cpu", workers=workers)
     assert same(weights(runs["a"]), weights(runs["b"]))
     assert not same(weights(runs["a"]), weights(runs["c"]))
 
 
 def test_non_finite_loss_stops_names_the_term_and_keeps_the_checkpoint(shapes, tmp_path, monkeypatch):
-    run, calls, original = Run(tmp_path / "run"), [], Objective.__call__
+    run, calls, original = RunFolder(tmp_path / "run"), [], Objective.__call__
 
     def poisoned(self, *arguments):
         losses = original(self, *arguments)
         calls.append(0)
-        return losses | ({"code": losses["code"] * torch.nan} if len(calls) == 4 else {})
+        return losses | ({"encoding": losses["encoding"] * torch.nan} if len(calls) == 4 else {})
 
     monkeypatch.setattr(Objective, "__call__", poisoned)
-    with pytest.raises(Diverged, match=r"step 4: loss term code is nan .* checkpoint of step 2 is kept"):
+    with pytest.raises(Diverged, match=r"step 4: loss term encoding is nan .* checkpoint of step 2 is kept"):
         train(tiny(), shapes, run)
     assert load_checkpoint(run.last)["step"] == 2
     assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
@@ -131,7 +131,7 @@ def test_non_finite_loss_stops_names_the_term_and_keeps_the_checkpoint(shapes, t
 
 def test_a_signal_saves_at_the_next_step_and_the_rest_can_be_resumed(shapes, tmp_path):
     """What a cluster does before it takes a machine back."""
-    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     recipe = tiny("schedule.checkpoint_every=100")
     train(recipe, shapes, whole)
 
@@ -154,11 +154,11 @@ def test_divergence_before_the_first_checkpoint(shapes, tmp_path):
             "schedule.warmup.steps=0",
             "schedule.checkpoint_every=99",
         ]
-        train(tiny(*changes, "schedule.steps=30"), shapes, Run(tmp_path / "run"))
+        train(tiny(*changes, "schedule.steps=30"), shapes, RunFolder(tmp_path / "run"))
 
 
 def test_resume_refuses_another_recipe_and_another_network(shapes, tmp_path):
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     train(tiny("schedule.steps=2"), shapes, run)
     before = run.last.read_bytes()
     with pytest.raises(ValueError, match="other settings"):
@@ -188,7 +188,7 @@ def test_checkpoints_that_are_none(tmp_path):
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(shapes, tmp_path, monkeypatch):
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
 
     def kill(record):
         if record["step"] == 3:
@@ -210,7 +210,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(shapes, tmp_path, monkeypatch):
 
 
 def test_a_finished_run_is_not_replaced_by_accident(shapes, tmp_path):
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     train(tiny("schedule.steps=2"), shapes, run)
     before = run.last.read_bytes()
     (run.path / "metrics.json").write_text("{}")
@@ -225,7 +225,7 @@ def test_a_finished_run_is_not_replaced_by_accident(shapes, tmp_path):
 def train_command(data: Path, out: Path, *changes: str) -> list[str]:
     """`python -m qrepro train` of the tiny recipe."""
     options = [part for change in [*TINY, *changes] for part in ("--set", change)]
-    where = ["--data", str(data), "--out", str(out), "--device", "cpu", "--workers", "0"]
+    where = ["--data", str(data), "--results", str(out), "--device", "cpu", "--workers", "0"]
     return ["-m", "qrepro", "train", "grad_r50", "-p", "shapes", *where, *options]
 
 
@@ -268,7 +268,7 @@ def test_two_processes_equal_one(shapes, tmp_path):
 
 
 def test_a_rank_without_objects_does_not_hang(shapes, tmp_path):
-    """Two processes, half of the pictures without objects: names of terms and collective calls must agree."""
+    """Two processes, half of the images without objects: names of terms and collective calls must agree."""
     source = json.loads((shapes / "annotations" / "instances_train.json").read_text())
     odd = {image["id"] for image in source["images"][::2]}
     source["annotations"] = [a for a in source["annotations"] if a["image_id"] not in odd]
@@ -318,7 +318,7 @@ def test_steps_are_a_function_of_seed_and_step():
     assert list(Steps(groups, 2, 5, 12, seed=3)) == everything[5:]
     for epoch in range(3):
         batches = [[i for i, _ in b] for b in everything[epoch * per_epoch : (epoch + 1) * per_epoch]]
-        assert {i for b in batches for i in b} == set(range(7))  # every picture at least once
+        assert {i for b in batches for i in b} == set(range(7))  # every image at least once
         assert all(len({groups[i] for i in b}) == 1 for b in batches)
     assert everything[:4] != everything[4:8]
     assert len({seed for batch in everything for _, seed in batch}) == 24  # each draw has an augmentation of its own
@@ -332,27 +332,27 @@ def test_in_order_covers_each_sample_once():
 
 def test_learning_rates_by_hand():
     base = ["schedule.optimiser.lr_batch=16", "schedule.batch=8"]
-    plan = Plan.of(resolve("grad_r50", overrides=base).schedule, per_epoch=100)
+    plan = StepSchedule.of(resolve("grad_r50", overrides=base).schedule, per_epoch=100)
     assert (plan.total, plan.warmup) == (1200, 500)
     assert plan.rate(0) == pytest.approx(0.005 / 3)
     assert plan.rate(250) == pytest.approx(0.005 * (1 / 3 + 1 / 3))
     assert plan.rate(799) == pytest.approx(0.005) and plan.rate(800) == pytest.approx(0.0005)
     assert plan.rate(1099) == pytest.approx(0.0005) and plan.rate(1100) == pytest.approx(0.00005)
-    short = Plan.of(resolve("grad_r50", overrides=[*base, "schedule.shorten=120"]).schedule, per_epoch=100)
+    short = StepSchedule.of(resolve("grad_r50", overrides=[*base, "schedule.shorten=120"]).schedule, per_epoch=100)
     assert (short.total, short.warmup) == (120, 50)
     assert short.rate(79) == pytest.approx(0.005) and short.rate(80) == pytest.approx(0.0005)
     epochs = ["schedule.warmup={epochs: 1.5, ratio: 0.1}"]
-    assert Plan.of(resolve("grad_r50", overrides=[*base, *epochs]).schedule, per_epoch=101).warmup == 152
-    assert Plan.of(resolve("passd/passd320", "shapes").schedule, per_epoch=7).warmup == 100
+    assert StepSchedule.of(resolve("grad_r50", overrides=[*base, *epochs]).schedule, per_epoch=101).warmup == 152
+    assert StepSchedule.of(resolve("passd/passd320", "shapes").schedule, per_epoch=7).warmup == 100
     flat = ["schedule={steps: 100, warmup: {steps: 0}, optimiser: {kind: adamw, lr: 0.001, lr_batch: 16}, batch: 16}"]
-    cosine = Plan.of(resolve("grad_r50", "shapes", flat).schedule, per_epoch=7)
+    cosine = StepSchedule.of(resolve("grad_r50", "shapes", flat).schedule, per_epoch=7)
     assert cosine.rate(0) == pytest.approx(0.001) and cosine.rate(50) == pytest.approx(0.001 * (0.01 + 0.99 / 2))
 
 
 def test_learning_rates_of_averaging_by_hand():
     """Cycles from 0.01 to 0.0001 at 16 images, here 8: half a cosine around their mean 0.002525."""
     base = ["schedule={batch: 8, average: {cycles: 3, epochs: 1, lr: [0.01, 0.0001]}}"]
-    plan = Plan.of(resolve("grad_r50", overrides=base).schedule, per_epoch=100)
+    plan = StepSchedule.of(resolve("grad_r50", overrides=base).schedule, per_epoch=100)
     assert (plan.total, plan.bounds, plan.warmup) == (1500, (1200, 1300, 1400, 1500), 500)
     assert [step for step in range(1501) if plan.ends_cycle(step)] == [1300, 1400, 1500]
     assert plan.rate(250) == pytest.approx(0.005 * (1 / 3 + 1 / 3))  # the schedule itself is as without averaging
@@ -363,7 +363,7 @@ def test_learning_rates_of_averaging_by_hand():
         assert plan.rate(begin + 25) == pytest.approx(0.002525 + 0.002475 / 2**0.5)
         assert plan.rate(begin + 50) == pytest.approx(0.002525)
         assert plan.rate(begin + 99) == pytest.approx(0.00005 + 0.00495 * (0.005 * np.pi) ** 2, rel=1e-3)
-    without = Plan.of(resolve("grad_r50").schedule, per_epoch=100)
+    without = StepSchedule.of(resolve("grad_r50").schedule, per_epoch=100)
     assert without.total == 1200 and not any(without.ends_cycle(step) for step in range(1201))
 
 
@@ -378,7 +378,7 @@ def test_learning_rates_of_averaging_by_hand():
 )
 def test_averaging_is_shortened_in_proportion_to_at_least_a_step_a_cycle(total, bounds):
     changes = [f"schedule={{shorten: {total}, average: {{cycles: 3, epochs: 1, lr: [0.01, 0.0001]}}}}"]
-    plan = Plan.of(resolve("grad_r50", overrides=changes).schedule, per_epoch=100)
+    plan = StepSchedule.of(resolve("grad_r50", overrides=changes).schedule, per_epoch=100)
     assert (plan.total, plan.bounds, plan.warmup) == (total, bounds, total * 500 // 1500)
     assert all(plan.rate(begin) == pytest.approx(0.01) for begin in bounds[:-1])
     if total == 150:
@@ -403,8 +403,8 @@ def test_biases_have_their_own_rate_and_decay_but_not_those_of_norms(kind):
 
 def test_the_rate_of_a_step_is_the_plan_s_times_the_group_s(shapes, tmp_path):
     recipe = tiny("schedule.optimiser.bias_lr=2", "schedule.ema=null")
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     train(recipe, shapes, run, device="cpu")
     groups = load_checkpoint(run.last)["optimiser"]["param_groups"]
-    logged = run.log.read_text().splitlines()[-1]
+    logged = (run.path / "log.jsonl").read_text().splitlines()[-1]
     assert [group["lr"] / json.loads(logged)["lr"] for group in groups] == pytest.approx([1, 2])

@@ -10,19 +10,20 @@ from torch.optim.swa_utils import AveragedModel
 
 from helpers.commands import SETTINGS, run
 from helpers.tiny import tiny
-from qrepro import detector, objective, postprocess
+from qrepro import detector, objective, postprocess, ranking
 from qrepro.assign import MaxIoU
-from qrepro.data.loader import Pictures
+from qrepro.data.loader import ImageDataset
 from qrepro.data.shapes import make_shapes
+from qrepro.engine.datasets import evaluation_size
 from qrepro.experiments import timing
-from qrepro.experiments.timing import Laps, Setting, Timed, evaluation_size, take_turns, time_inference, time_training
-from qrepro.recipe import resolve
+from qrepro.experiments.timing import StepTimer, TimedStage, TimingSetup, interleaved, time_inference, time_training
+from qrepro.recipe.axes import resolve
 
 CPU = torch.device("cpu")
-SETTING = Setting(batch=2, objects=3, candidates=40, steps=2, warm_up=1)
+SETTING = TimingSetup(batch=2, objects=3, candidates=40, steps=2, warm_up=1)
 TRAIN = ["forward", "assignment", "losses", "backward", "optimiser", "total"]
-INFERENCE = ["forward", "decoding and fusion", "post-processing", "total"]
-ONCE = Setting(batch=2, objects=2, candidates=10, steps=1, warm_up=0)
+INFERENCE = ["forward", "decoding", "ranking", "total"]
+ONCE = TimingSetup(batch=2, objects=2, candidates=10, steps=1, warm_up=0)
 
 
 def hours(monkeypatch) -> list[float]:
@@ -36,7 +37,7 @@ def hours(monkeypatch) -> list[float]:
 def test_every_part_has_a_row_and_the_parts_are_the_whole(more):
     recipe = tiny(*more)
     rows = pd.DataFrame(
-        take_turns(
+        interleaved(
             [time_training(recipe, CPU, SETTING, (50, 64)), time_inference(recipe, CPU, SETTING, (50, 64))], SETTING
         )
     )
@@ -62,13 +63,13 @@ def test_median_spread_and_share_of_hand_made_laps(monkeypatch):
     """
     clock = iter([0, 1, 9, 10, 12, 13, 20, 26, 27, 30, 31, 34])
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    laps = Laps(CPU)
+    laps = StepTimer(CPU)
     for _ in range(4):
         laps.start()
         laps.mark("a")
         laps.mark("b")
-    timed = Timed(tiny(), "train", laps, 2, lambda: None, [(64, 96), (32, 96)])
-    rows = timing._rows(timed, timed, Setting(batch=2, steps=3, warm_up=1))
+    timed = TimedStage(tiny(), "train", laps, 2, lambda: None, [(64, 96), (32, 96)])
+    rows = timing._rows(timed, timed, TimingSetup(batch=2, steps=3, warm_up=1))
     found = {row["part"]: [row[key] for key in ("median_ms", "least_ms", "most_ms", "share")] for row in rows}
     assert found["a"] == pytest.approx([2000, 1000, 6000, 2 / 3])
     assert found["b"] == pytest.approx([1000, 1000, 3000, 1 / 3])
@@ -89,9 +90,9 @@ def test_median_spread_and_share_of_hand_made_laps(monkeypatch):
         ("train", "optimiser", torch.optim.AdamW, "step"),
         ("train", "optimiser", AveragedModel, "update_parameters"),
         ("inference", "forward", detector.Detector, "forward"),
-        ("inference", "decoding and fusion", detector.Prediction, "decode"),
-        ("inference", "decoding and fusion", timing, "fuse"),
-        ("inference", "post-processing", postprocess.PostProcess, "__call__"),
+        ("inference", "decoding", detector.Prediction, "decode"),
+        ("inference", "ranking", ranking, "fuse"),
+        ("inference", "ranking", postprocess.PostProcess, "__call__"),
     ],
 )
 def test_what_is_slow_is_counted_under_its_name(monkeypatch, stage, part, place, name):
@@ -106,7 +107,7 @@ def test_what_is_slow_is_counted_under_its_name(monkeypatch, stage, part, place,
 
     monkeypatch.setattr(place, name, slow)
     measure = time_training if stage == "train" else time_inference
-    rows = take_turns([measure(tiny(), CPU, ONCE, (64, 64))], ONCE)
+    rows = interleaved([measure(tiny(), CPU, ONCE, (64, 64))], ONCE)
     medians = {row["part"]: row["median_ms"] for row in rows}
     assert {name for name, value in medians.items() if value} == {part, "total"}
     assert medians[part] == medians["total"] == 1000
@@ -114,31 +115,31 @@ def test_what_is_slow_is_counted_under_its_name(monkeypatch, stage, part, place,
 
 def test_weights_stay_as_they_are_so_that_every_step_is_the_same():
     torch.manual_seed(0)
-    loop = timing._still(tiny(), CPU, 1)
+    loop = timing._zero_lr_loop(tiny(), CPU, 1)
     before = {name: value.clone() for name, value in loop.state.model.named_parameters()}
-    batch = timing._made_up(tiny(), 2, (64, 64), 3)
+    batch = timing.synthetic_batch(tiny(), 2, (64, 64), 3)
     loop.step(batch)
     assert loop.state.step == 1
     assert all(torch.equal(before[name], value) for name, value in loop.state.model.named_parameters())
 
 
-def test_made_up_objects_lie_in_the_picture_and_candidates_above_the_threshold():
-    batch = timing._made_up(tiny(), 3, (50, 80), 200)
+def test_synthetic_objects_lie_in_the_image_and_candidates_above_the_threshold():
+    batch = timing.synthetic_batch(tiny(), 3, (50, 80), 200)
     assert batch.images.shape == (3, 3, 64, 96) and batch.sizes.tolist() == [[50, 80]] * 3
-    low, high = batch.truths.boxes.split(2, -1)
+    low, high = batch.ground_truth.boxes.split(2, -1)
     sides = high - low
     assert (low >= 0).all() and (high <= torch.tensor([80, 50]) + 1e-4).all()
     assert (sides >= timing.SMALLEST - 1e-3).all()
-    # the log of a side is uniform between 8 and the picture's: half of them are below the geometric mean
+    # the log of a side is uniform between 8 and the image's: half of them are below the geometric mean
     assert (sides[..., 0] < (8 * 80) ** 0.5).float().mean() == pytest.approx(0.5, abs=0.1)
     assert (sides[..., 1] < (8 * 50) ** 0.5).float().mean() == pytest.approx(0.5, abs=0.1)
-    assert set(batch.truths.labels.unique().tolist()) == set(range(6)) and batch.truths.valid.all()
+    assert set(batch.ground_truth.labels.unique().tolist()) == set(range(6)) and batch.ground_truth.valid.all()
     scores = timing._class_logits(torch.zeros(1, 70, 6), 25, 0.05).sigmoid()
     assert scores.shape == (1, 70, 6) and (scores > 0.05).sum() == 25 and (scores < 0.001).sum() == 420 - 25
 
 
 @pytest.mark.parametrize("profile, size", [("coco", (800, 1333)), ("shapes", (128, 160))])
-def test_pictures_are_as_large_as_evaluation_makes_them(profile, size):
+def test_images_are_as_large_as_evaluation_makes_them(profile, size):
     assert evaluation_size(resolve("retinanet_r50", profile)) == size
     ranged = "image.eval=[{kind: resize, short: [480, 640], long: 900}]"
     assert evaluation_size(resolve("retinanet_r50", profile, [ranged])) == (640, 900)
@@ -148,18 +149,18 @@ def test_pictures_are_as_large_as_evaluation_makes_them(profile, size):
         evaluation_size(resolve("retinanet_r50", profile, ["image.eval=[]"]))
 
 
-def test_pictures_of_a_data_set_are_read_within_the_step(monkeypatch, tmp_path):
+def test_images_of_a_data_set_are_read_within_the_step(monkeypatch, tmp_path):
     make_shapes(tmp_path, train=6, val=2)
-    now, read = hours(monkeypatch), Pictures.__getitem__
+    now, read = hours(monkeypatch), ImageDataset.__getitem__
 
     def slow(self, key):
         now[0] += 1
         return read(self, key)
 
-    monkeypatch.setattr(Pictures, "__getitem__", slow)
-    rows = take_turns([time_training(tiny(), CPU, ONCE, data=tmp_path)], ONCE)
+    monkeypatch.setattr(ImageDataset, "__getitem__", slow)
+    rows = interleaved([time_training(tiny(), CPU, ONCE, data=tmp_path)], ONCE)
     assert [row["part"] for row in rows] == ["data", *TRAIN]
-    assert [row["median_ms"] for row in rows] == [2000, 0, 0, 0, 0, 0, 2000]  # two pictures
+    assert [row["median_ms"] for row in rows] == [2000, 0, 0, 0, 0, 0, 2000]  # two images
     assert sorted((rows[0]["height"], rows[0]["width"])) == [64, 96]  # 64 x 80 with its padding, upright or not
 
 
@@ -172,14 +173,26 @@ def test_on_a_gpu_a_part_lasts_until_its_work_is_done(monkeypatch):
         return forward(self, images)
 
     monkeypatch.setattr(detector.Detector, "forward", slow)
-    rows = take_turns([time_training(tiny(), torch.device("cuda"), SETTING, (64, 64))], SETTING)
+    rows = interleaved([time_training(tiny(), torch.device("cuda"), SETTING, (64, 64))], SETTING)
     medians = {row["part"]: row["median_ms"] for row in rows[:-1]}
     assert max(medians, key=medians.get) == "forward" and medians["forward"] > 100
     assert rows[0]["device"] == torch.cuda.get_device_name()
 
 
 def test_detectors_from_the_command_line(capsys, tmp_path):
-    given = ["--profile", "shapes", "--size", "64x64", "--batch", "1", "--steps", "1", "--warm-up", "0", *SETTINGS]
+    given = [
+        "--profile",
+        "shapes",
+        "--size",
+        "64x64",
+        "--batch",
+        "1",
+        "--timed-steps",
+        "1",
+        "--warm-up",
+        "0",
+        *SETTINGS,
+    ]
     code, out, err = run(capsys, "benchmark", "retinanet_r50", "grad_r50", *given, "--device", "cpu", "--out", tmp_path)
     assert (code, err) == (0, "")
     rows = pd.read_csv(tmp_path / "detectors.csv")
@@ -196,7 +209,7 @@ def test_detectors_from_the_command_line(capsys, tmp_path):
         (["retinanet_r50", "--size", "0x64"], "--size 0x64"),
         (["retinanet_r50", "--size", "64"], "--size 64"),
         (["retinanet_r50", "--device", "abacus"], "allowed are cpu"),
-        (["retinanet_r50", "--steps", "0"], "--steps"),
+        (["retinanet_r50", "--timed-steps", "0"], "--timed-steps"),
         (["retinanet_r50", "--batch", "0"], "--batch"),
         (["retinanet_r50", "--profile", "cocoa"], "did you mean 'coco'"),
         (["retinanet_r50", "--set", "heads.convs=1"], "did you mean 'head'"),
@@ -227,16 +240,16 @@ def test_ratios_are_of_the_same_turn_so_that_a_slow_while_does_not_count(monkeyp
     """The second piece always takes three times as long as the first, while the machine gets ten times slower."""
     now, pace = hours(monkeypatch), [1.0]
 
-    def work(seconds: float) -> Timed:
-        laps = Laps(CPU)
+    def work(seconds: float) -> TimedStage:
+        laps = StepTimer(CPU)
 
         def lap() -> None:
             now[0] += seconds * pace[0]
             laps.mark("all of it")
             pace[0] *= 1.5
 
-        return Timed(tiny(), "inference", laps, 1, lap, [(8, 8)])
+        return TimedStage(tiny(), "inference", laps, 1, lap, [(8, 8)])
 
-    rows = take_turns([work(1.0), work(2.0)], Setting(steps=9, warm_up=1))
+    rows = interleaved([work(1.0), work(2.0)], TimingSetup(steps=9, warm_up=1))
     ratios = [row["ratio"] for row in rows if row["part"] == "total"]
     assert ratios == pytest.approx([1.0, 3.0])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qrepro.engine.interrupt import Stopped, stoppable
-from qrepro.experiments.jobs import Failed, Job, Requeued, in_turn, on_slurm, side_by_side
+from qrepro.experiments.jobs import Failed, Job, SlurmJob, run_on_slurm, run_parallel, run_sequential
 
 
 def note(file: Path, text: str, device: str | None) -> None:
@@ -62,7 +62,7 @@ def jobs_of(tmp_path: Path, **calls) -> list[Job]:
 def test_one_after_another_a_failure_does_not_stop_the_rest(tmp_path):
     said: list[str] = []
     jobs = jobs_of(tmp_path, a=diverge, b=partial(note, tmp_path / "trace", "b"))
-    assert in_turn(jobs, "cpu", said.append) == {"a": "loss is nan at step 3"}
+    assert run_sequential(jobs, "cpu", said.append) == {"a": "loss is nan at step 3"}
     assert (tmp_path / "trace").read_text() == f"b cpu {os.getpid()}\n"
     assert said == ["[1/2] a", "a: failed: loss is nan at step 3", "[2/2] b"]
 
@@ -73,7 +73,7 @@ def test_a_signal_and_a_full_disk_stop_all(tmp_path, error):
         raise error
 
     with pytest.raises(type(error)):
-        in_turn(jobs_of(tmp_path, a=wrong, b=partial(note, tmp_path / "trace", "b")), None, print)
+        run_sequential(jobs_of(tmp_path, a=wrong, b=partial(note, tmp_path / "trace", "b")), None, print)
     assert not (tmp_path / "trace").exists()
 
 
@@ -82,7 +82,7 @@ def test_a_single_job_fails_as_itself(tmp_path):
         raise ValueError("needs the timm extra")
 
     with pytest.raises(ValueError, match="timm"):
-        in_turn(jobs_of(tmp_path, a=wrong), None, print)
+        run_sequential(jobs_of(tmp_path, a=wrong), None, print)
 
 
 def test_side_by_side_is_at_the_same_time_and_in_other_processes(tmp_path):
@@ -91,7 +91,7 @@ def test_side_by_side_is_at_the_same_time_and_in_other_processes(tmp_path):
     calls = {"a": partial(meet, tmp_path / "room", "a"), "b": partial(meet, tmp_path / "room", "b")}
     calls |= {"c": diverge, "d": die, "e": partial(note, trace, "e")}
     said: list[str] = []
-    errors = side_by_side(jobs_of(tmp_path, **calls), 2, "cpu", said.append)
+    errors = run_parallel(jobs_of(tmp_path, **calls), 2, "cpu", said.append)
     assert errors == {"c": "loss is nan at step 3", "d": "killed by SIGKILL"}
     text, device, process = trace.read_text().split()
     assert (text, device) == ("e", "cpu") and int(process) != os.getpid()
@@ -109,7 +109,7 @@ def test_a_signal_lets_all_save_themselves(tmp_path):
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(Failed, match="stopped; what was running has saved itself"):
-        side_by_side(jobs, 1, "cpu", print)
+        run_parallel(jobs, 1, "cpu", print)
     assert (tmp_path / "saved").exists() and not (tmp_path / "trace").exists()
 
 
@@ -126,7 +126,7 @@ def test_submitit_runs_each_job_and_says_what_failed(tmp_path):
     said: list[str] = []
     jobs = jobs_of(tmp_path, **{"x/a": partial(note, trace, "a"), "b": diverge, "c": die})
     options = {"cluster": "local", "timeout_min": "5"}
-    errors = on_slurm(jobs, tmp_path / "jobs", options, said.append, wait=0.1)
+    errors = run_on_slurm(jobs, tmp_path / "jobs", options, said.append, wait=0.1)
     assert sorted(errors) == ["b", "c"] and "loss is nan at step 3" in errors["b"]
     assert errors["c"].startswith("cancelled or killed; output in ")
     assert trace.read_text().startswith("a None ")
@@ -155,7 +155,7 @@ def test_a_stopped_job_of_slurm_asks_once_for_itself_alone(tmp_path, monkeypatch
         monkeypatch.setenv(f"SLURM_{key}", value)
     monkeypatch.setattr("qrepro.experiments.jobs.GRACE", 0)
     with pytest.raises(Stopped):
-        Requeued(Job("a", stop, tmp_path / "a.txt"), None)()
+        SlurmJob(Job("a", stop, tmp_path / "a.txt"), None)()
     assert (calls.read_text() if calls.exists() else "") == asked
 
 
@@ -177,7 +177,7 @@ def test_a_slurm_that_gives_no_answer_does_not_end_the_wait(tmp_path, monkeypatc
     job = Job("a", diverge, tmp_path / "a.txt")
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "a.id").write_text("40_2")
-    errors = on_slurm([job], tmp_path / "jobs", {}, print, wait=0.01)
+    errors = run_on_slurm([job], tmp_path / "jobs", {}, print, wait=0.01)
     assert list(errors) == ["a"] and "cancelled or killed" in errors["a"]
     assert asked.read_text().count("\n") == 5 + 2  # a job without a result is looked for twice
 
@@ -190,7 +190,7 @@ def test_options_that_are_unknown_are_refused(tmp_path):
         ({"cluster": "local", "gpus": "8", "colour": "red"}, "--slurm: "),
     ):
         with pytest.raises(ValueError, match=message) as error:
-            on_slurm(jobs, tmp_path / "jobs", options, print)
+            run_on_slurm(jobs, tmp_path / "jobs", options, print)
         assert "\n" not in str(error.value)
 
 
@@ -293,7 +293,7 @@ def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
             time.sleep(0.1)
         again: list[str] = []
         second = threading.Thread(
-            target=on_slurm, args=(jobs[2:3], tmp_path / "jobs", options, again.append, None, 0.2)
+            target=run_on_slurm, args=(jobs[2:3], tmp_path / "jobs", options, again.append, None, 0.2)
         )
         second.start()
         while not again:
@@ -308,7 +308,7 @@ def test_a_real_slurm_runs_requeues_and_reports(tmp_path, slurm):
 
     signals = threading.Thread(target=preempt)
     signals.start()
-    errors = on_slurm(jobs, tmp_path / "jobs", options, said.append, wait=0.2)
+    errors = run_on_slurm(jobs, tmp_path / "jobs", options, said.append, wait=0.2)
     signals.join()
     assert errors.pop("b") == "RuntimeError: loss is nan at step 3"
     assert errors.pop("cancelled").startswith("cancelled or killed; output in ")  # its owner does not want it back

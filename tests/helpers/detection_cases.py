@@ -8,20 +8,20 @@ import pandas as pd
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from qrepro.records.ground_truth import BOX, Truths
+from qrepro.records.ground_truth import BOX, GroundTruth
 
 BOX_A, BOX_B, BOX_C = (0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10)
 
 
-def make_truths(images, categories, rows):
-    """Truths of rows (image, category, x1, y1, x2, y2, iscrowd)."""
+def make_ground_truth(images, categories, rows):
+    """Ground truths of rows (image, category, x1, y1, x2, y2, iscrowd)."""
     frame = pd.DataFrame(rows, columns=["image_id", "category_id", *BOX, "iscrowd"])
     kinds = {"image_id": int, "category_id": int, "iscrowd": int, **dict.fromkeys(BOX, float)}
     frame = frame.astype(kinds)
     frame["area"] = (frame["x2"] - frame["x1"]) * (frame["y2"] - frame["y1"])
     frame.insert(0, "id", np.arange(len(frame)))
     names = [f"c{k}" for k in categories]
-    return Truths(
+    return GroundTruth(
         pd.DataFrame({"id": images, "file_name": "", "width": 100.0, "height": 100.0}),
         pd.DataFrame({"id": categories, "name": names}),
         frame,
@@ -48,7 +48,7 @@ def random_case(seed):
     switch = np.where(rng.random(len(copies)) < 0.8, copies[:, 1], rng.choice(categories, len(copies)))
     score = rng.integers(0, 8, len(copies)) / 8
     found = make_detections(np.column_stack([copies[:, 0], switch, moved, score]))
-    return make_truths(images, categories, rows), found
+    return make_ground_truth(images, categories, rows), found
 
 
 def iou(a, b):
@@ -58,14 +58,14 @@ def iou(a, b):
     return overlap / union if union > 0 else 0.0
 
 
-def judged(truths, found, tau, max_dets=100):
-    """(category id, score, hit, IoU) of the detections that count, by pycocotools, and its number of truths per id."""
+def judged(ground_truth, found, tau, max_dets=100):
+    """(category id, score, hit, IoU) of the detections that count, by pycocotools, and the ground truths per id."""
     datasets = []
-    for frame in (truths.annotations, found.assign(area=0, iscrowd=0)):
+    for frame in (ground_truth.annotations, found.assign(area=0, iscrowd=0)):
         dataset = COCO()
         dataset.dataset = {
-            "images": [{"id": i} for i in truths.images["id"].tolist()],
-            "categories": [{"id": i} for i in truths.categories["id"].tolist()],
+            "images": [{"id": i} for i in ground_truth.images["id"].tolist()],
+            "categories": [{"id": i} for i in ground_truth.categories["id"].tolist()],
             "annotations": [
                 {
                     "id": n, "image_id": int(row.image_id), "category_id": int(row.category_id),
@@ -85,15 +85,15 @@ def judged(truths, found, tau, max_dets=100):
         evaluation.params.maxDets = [max_dets]
         evaluation.params.areaRng = [[0, 1e10]]
         evaluation.evaluate()
-    samples, n_truths = [], dict.fromkeys(truths.categories["id"].tolist(), 0)
+    samples, n_gt = [], dict.fromkeys(ground_truth.categories["id"].tolist(), 0)
     for image in evaluation.evalImgs:
         if image is None:
             continue
-        n_truths[image["category_id"]] += int((np.array(image["gtIgnore"]) == 0).sum())
+        n_gt[image["category_id"]] += int((np.array(image["gtIgnore"]) == 0).sum())
         for n, score, match, ignored in zip(
             image["dtIds"], image["dtScores"], image["dtMatches"][0], image["dtIgnore"][0], strict=True
         ):
             if not ignored:
                 boxes = datasets[1].anns[n]["corners"], datasets[0].anns[int(match)]["corners"] if match else None
                 samples.append((image["category_id"], score, match > 0, iou(*boxes) if match else 0.0))
-    return samples, n_truths
+    return samples, n_gt

@@ -11,7 +11,7 @@ RULES = {"class": CLASS, "power-0.5": AWARE, "power-0.8": {"AP": 43.0}, "oracle-
 
 
 def make_run(root, recipe, seed, rules, shift=0.0, **info):
-    """A run folder with everything, tiny: one image, one truth, detections along it, ten positives."""
+    """A run folder with everything, tiny: one image, one ground truth, detections along it, ten positives."""
     path = root / recipe / "shapes" / f"seed{seed}"
     (path / "detections").mkdir(parents=True)
     head = {"recipe": recipe, "profile": "shapes", "seed": seed, "hash": "0123456789abcdef", "commit": "cafe"}
@@ -20,12 +20,12 @@ def make_run(root, recipe, seed, rules, shift=0.0, **info):
     shifted = {rule: {name: value + shift for name, value in some.items()} for rule, some in rules.items()}
     metrics = {"split": "val", "images": 1, "engine": "hotcoco", "rules": shifted}
     (path / "metrics.json").write_text(json.dumps(metrics))
-    truths = {
+    ground_truth = {
         "images": [{"id": 1}],
         "categories": [{"id": 1, "name": SCRIPT}],
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}],
     }
-    (path / "truths.json").write_text(json.dumps(truths))
+    (path / "ground_truth.json").write_text(json.dumps(ground_truth))
     height = np.linspace(1, 10, 10)
     boxes = {"image_id": 1, "category_id": 1, "x1": 0.0, "y1": 0.0, "x2": 10.0, "y2": height}
     for rule in rules:

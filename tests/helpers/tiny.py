@@ -1,6 +1,6 @@
 """A recipe that trains in a second."""
 
-from qrepro.recipe import resolve
+from qrepro.recipe.axes import resolve
 
 TINY = [
     "image.train=[{kind: resize, short: 64, long: 80}, {kind: flip}]",

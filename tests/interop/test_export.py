@@ -15,11 +15,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from helpers.commands import run
-from qrepro.cli.evaluate import publish
+from qrepro.data.annotations import write_ground_truth
 from qrepro.data.coco import read_coco
+from qrepro.engine.card import run_card
 from qrepro.engine.checkpoint import State, load, save
-from qrepro.engine.predict import write_truths
-from qrepro.engine.run import Run, folder
+from qrepro.experiments.evaluation import write_evaluation
+from qrepro.experiments.experiment import run_path
 from qrepro.interop.export import (
     Differs,
     Origin,
@@ -34,9 +35,11 @@ from qrepro.interop.export import (
     write_weights,
 )
 from qrepro.layers.deformable import Deformable
-from qrepro.recipe import checked, resolve
+from qrepro.recipe.axes import checked, resolve
 from qrepro.recipe.build import build_detector
-from qrepro.records.ground_truth import read_truths
+from qrepro.records.ground_truth import read_ground_truth
+from qrepro.records.run_folder import RunFolder
+from qrepro.records.score_rule import Rule
 
 THIN = ["neck.channels=16", "head.width=16", "head.groups=4"]
 
@@ -59,13 +62,13 @@ def stirred(recipe, seed: int = 0):
     return detector.eval()
 
 
-def stored(root: Path, recipe, averaged: bool = False) -> tuple[Run, nn.Module, nn.Module]:
+def stored(root: Path, recipe, averaged: bool = False) -> tuple[RunFolder, nn.Module, nn.Module]:
     """A run folder of step 7 and seed 3, with its model and its average."""
-    made = Run(folder(root, recipe, 3))
+    made = RunFolder(run_path(root, recipe, 3))
     model, average = stirred(recipe), AveragedModel(stirred(recipe, 1), use_buffers=True)
     average.n_averaged.fill_(int(averaged))
     optimiser, scaler = torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu", enabled=False)
-    made.write_card(recipe, 3)
+    made.write_card(run_card(recipe, 3))
     save(made.last, State(model, optimiser, scaler, average, 7).content(recipe, 3))
     return made, model, average.module
 
@@ -180,8 +183,8 @@ def test_files_of_others_are_refused_in_one_line(tmp_path):
     refused("its metadata holds no recipe")
     safetensors.save_file(state, file, {**metadata, "values": metadata["values"][:-1]})
     refused("broken JSON")
-    safetensors.save_file(state, file, {**metadata, "values": json.dumps({**recipe.values(), "boxx": 1})})
-    refused("boxx: unknown key: did you mean 'box'")
+    safetensors.save_file(state, file, {**metadata, "values": json.dumps({**recipe.values(), "box_codr": 1})})
+    refused("box_codr: unknown key: did you mean 'box_coder'")
     safetensors.save_file({k: v for k, v in state.items() if k != bias}, file, metadata)
     refused(f"1 tensors are not as in recipe gfl/atss_centerness, the first is {re.escape(bias)}")
     safetensors.save_file({**state, bias: state[bias][:-1]}, file, metadata)
@@ -230,24 +233,26 @@ def test_records_by_hand(tmp_path):
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory, shapes) -> Path:
-    """A run folder with detections of two rules, made of the truths, that its own evaluation judged."""
+    """A run folder with detections of two rules, made of the ground truths, that its own evaluation judged."""
     recipe = resolve("grad_r50", "shapes")
-    made = Run(folder(tmp_path_factory.mktemp("judged"), recipe, 0))
-    made.write_card(recipe, 0)
-    write_truths(read_coco(shapes / "annotations" / "instances_val.json", shapes / "val"), made.path / "truths.json")
-    truths = read_truths(made.path / "truths.json")
+    made = RunFolder(run_path(tmp_path_factory.mktemp("judged"), recipe, 0))
+    made.write_card(run_card(recipe, 0))
+    write_ground_truth(
+        read_coco(shapes / "annotations" / "instances_val.json", shapes / "val"), made.path / "ground_truth.json"
+    )
+    ground_truth = read_ground_truth(made.path / "ground_truth.json")
     random = np.random.default_rng(0)
-    frame = pd.concat([truths.annotations] * 3, ignore_index=True)
+    frame = pd.concat([ground_truth.annotations] * 3, ignore_index=True)
     sides = ["x1", "y1", "x2", "y2"]
     frame[sides] = (frame[sides] + random.normal(0, 2, (len(frame), 4))).astype(np.float32)
     frame = frame[(frame["x2"] > frame["x1"]) & (frame["y2"] > frame["y1"])]
     frame["class_score"], frame["quality"] = random.random((2, len(frame))).astype(np.float32)
     frame = frame[["image_id", "category_id", *sides, "class_score", "quality"]]
     ranked = {"class": frame["class_score"], "power-0.5": np.sqrt(frame["class_score"] * frame["quality"])}
-    rules = [(name, frame.assign(score=score.astype(np.float32))) for name, score in ranked.items()]
-    about = {"split": "val", "images": len(truths.images)}
-    publish(made.path, rules, recipe, truths, about, "pycocotools")
-    publish(made.path / "split-train", rules[:1], recipe, truths, about, "pycocotools")
+    rules = [(Rule.parse(name), frame.assign(score=score.astype(np.float32))) for name, score in ranked.items()]
+    about = {"split": "val", "images": len(ground_truth.images)}
+    write_evaluation(made.path, rules, recipe, ground_truth, about, "pycocotools")
+    write_evaluation(made.path / "split-train", rules[:1], recipe, ground_truth, about, "pycocotools")
     return made.path
 
 
@@ -261,14 +266,14 @@ def test_detections_have_the_ap_of_the_runs_own_evaluation(capsys, tmp_path, jud
     for arguments, rule in asked:
         code, _, err = run(capsys, "export", judged, "--to", "coco", *arguments, "--out", tmp_path / "made.json")
         assert (code, err) == (0, "")
-        truths = COCO(judged / "truths.json")
-        evaluation = COCOeval(truths, truths.loadRes(str(tmp_path / "made.json")), "bbox")
+        ground_truth = COCO(judged / "ground_truth.json")
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(str(tmp_path / "made.json")), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
         assert 100 * evaluation.stats[0] == pytest.approx(own[rule]["AP"], abs=1e-9)
-        annotations = ["--annotations", judged / "truths.json", "--out", tmp_path]
-        assert run(capsys, "analyze", "ap", "--detections", tmp_path / "made.json", *annotations)[0] == 0
+        annotations = ["--annotations", judged / "ground_truth.json", "--out", tmp_path]
+        assert run(capsys, "analyze", "ap", tmp_path / "made.json", *annotations)[0] == 0
         assert pd.read_csv(tmp_path / "ap.csv")["AP"].tolist() == pytest.approx([own[rule]["AP"]], abs=1e-9)
 
 
@@ -332,7 +337,7 @@ def test_networks_compute_the_same_elsewhere(tmp_path, name):
             elsewhere = loaded.module()(images)
             expected = {"class_logits": own.cls, "box_output": own.raw, "boxes": own.decode()}
             expected |= {"quality_logits": own.quality} if estimates else {}
-            expected |= {"prior_boxes": own.first.decode()} if refines else {}
+            expected |= {"prior_boxes": own.initial.decode()} if refines else {}
         graph = dict(zip(shapes, session.run(None, {"images": images.numpy()}), strict=True))
         assert list(elsewhere) == list(shapes)
         for output, value in expected.items():

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 
 from helpers.files import GOLDEN
+from helpers.mmdetection import by_name, shapes_of, state_of
 from qrepro import cli
 from qrepro.boxes import clip
-from qrepro.cli.options import choose
 from qrepro.engine.checkpoint import restore_detector
 from qrepro.engine.datasets import open_split
+from qrepro.experiments.experiment import open_experiment
 from qrepro.interop.config import read_config
 from qrepro.interop.importing import class_names
 from qrepro.interop.mmdet import convert, recognised, ssd_sizes
 from qrepro.interop.zoo import Published
-from qrepro.quality import Rule, fuse
+from qrepro.ranking import DenseOutputs, rank
 from qrepro.recipe.build import build_detector, build_postprocess
 
 CAFFE = {"model": {"backbone": {"style": "caffe"}}}
@@ -32,35 +33,9 @@ MODELS = {
 }
 
 
-def by_name(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The entry of a state dict that the reference's rule makes from its name."""
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    r = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
-    if name.endswith("running_var"):
-        return 1 + 0.2 * r.abs()
-    if name.endswith("running_mean"):
-        return 0.1 * r
-    if len(shape) >= 2:
-        return r * (1 / r[0].numel()) ** 0.5
-    if name.endswith(("weight", "scale")):
-        return 0.5 + 0.05 * r
-    logits = {f"bbox_head.{layer}.bias" for layer in ("retina_cls", "atss_cls", "gfl_cls", "conv_cls")}
-    return 0.05 * r + (-2 if name in logits else 0)
-
-
-def state_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    return {name: by_name(name, shape) for name, shape in shapes.items()}
-
-
 def reference(name: str) -> dict[str, np.ndarray]:
     with np.load(GOLDEN / f"model_{name}.npz") as file:
         return {k: file[k] for k in file.files}
-
-
-def shapes_of(ref: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    pairs = zip(ref["names"].tolist(), ref["shapes"].tolist(), strict=True)
-    return {name: tuple(int(n) for n in text.strip("()").split(",") if n.strip()) for name, text in pairs}
 
 
 def rows(maps: np.ndarray, per_cell: int) -> torch.Tensor:
@@ -75,7 +50,7 @@ def test_whole_detector_equals_mmdetection(name):
     assert recognised(given) == expected
     imported = convert(given, config)
     recipe = imported.recipe
-    assert recipe.name == expected and imported.left == []
+    assert recipe.name == expected and imported.unused == []
     model = build_detector(recipe).eval()
     model.load_state_dict(imported.state)
     with torch.no_grad():
@@ -91,20 +66,17 @@ def test_whole_detector_equals_mmdetection(name):
     for output, mine in enumerate(outputs):
         theirs = torch.cat([rows(ref[f"out{output}_level{i}"], model.prior.per_cell) for i in range(5)], 1)
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-    decoded = prediction.decode()
+    outputs = DenseOutputs.of(prediction, torch.tensor([image.shape[-2:]]))
     if name == "gfl":  # the rule that made the reference's entries also made the values of its bins
         bins = by_name("bbox_head.integral.project", (17,))
         sides = prediction.box.probabilities(prediction.raw) @ bins * prediction.priors.stride[:, None]
         centres = prediction.priors.centres()
         decoded = torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], -1)
-    boxes = clip(decoded, torch.tensor([image.shape[-2:]]))
-    log_class = prediction.scores().log()
-    log_quality = None if prediction.quality is None else prediction.quality.sigmoid().log()
-    score = fuse(log_class, log_quality, Rule.parse(recipe.score))
-    (kept,) = build_postprocess(recipe)(score, log_class, boxes, prediction.priors.level())
-    torch.testing.assert_close(kept.score, torch.from_numpy(ref["pred_scores"]), rtol=1e-4, atol=1e-6)
+        outputs = replace(outputs, boxes=clip(decoded, torch.tensor([image.shape[-2:]])))
+    (kept,) = rank(outputs, recipe.rule, build_postprocess(recipe))
+    torch.testing.assert_close(kept.score.float(), torch.from_numpy(ref["pred_scores"]), rtol=1e-4, atol=1e-6)
     assert torch.equal(kept.label, torch.from_numpy(ref["pred_labels"]))
-    torch.testing.assert_close(boxes[0, kept.location], torch.from_numpy(ref["pred_boxes"]), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(kept.boxes, torch.from_numpy(ref["pred_boxes"]), rtol=1e-4, atol=1e-2)
 
 
 def pyramid_of(name: str) -> dict[str, tuple[int, ...]]:
@@ -238,7 +210,7 @@ def normed_pyramid() -> dict[str, tuple[int, ...]]:
 def test_every_entry_of_a_head_has_its_place(name, head, pyramid):
     given = state_of({**pyramid, **head})
     imported = convert(given, {})
-    assert imported.recipe.name == name and imported.left == []
+    assert imported.recipe.name == name and imported.unused == []
     for mine, theirs in OURS[name].items():
         assert torch.equal(imported.state[f"head.{mine}"], given[f"bbox_head.{theirs}"]), mine
     model = build_detector(imported.recipe)
@@ -282,7 +254,7 @@ def ssd300(classes: int, old: bool) -> dict[str, tuple[int, ...]]:
 def test_ssd_of_both_ages(old):
     given = state_of(ssd300(20, old))
     imported = convert(given, {})
-    assert imported.recipe.name == "passd/ssd300" and imported.recipe.data.classes == 20 and imported.left == []
+    assert imported.recipe.name == "passd/ssd300" and imported.recipe.data.classes == 20 and imported.unused == []
     build_detector(imported.recipe).load_state_dict(imported.state)
     theirs = "backbone.extra.3.weight" if old else "neck.extra_layers.1.1.conv.weight"
     assert torch.equal(imported.state["neck.extra.1.2.weight"], given[theirs])
@@ -326,7 +298,7 @@ def test_backbones_are_told_by_their_entries():
     options = imported.recipe.backbone.options
     assert (options["depth"], options["groups"], options["group_width"]) == (101, 32, 4)
     assert (options["deformable"], options["deformable_stages"]) == ("v2", [3, 4, 5])
-    assert imported.recipe.data.classes == 12 and imported.left == []
+    assert imported.recipe.data.classes == 12 and imported.unused == []
     build_detector(imported.recipe).load_state_dict(imported.state)
 
 
@@ -353,12 +325,17 @@ def test_values_of_a_configuration_are_set(tmp_path, monkeypatch):
     recipe = imported.recipe
     assert recipe.backbone.options["style"] == "caffe"
     assert recipe.image.mean == (122.7717, 115.9465, 102.9801) and recipe.image.std == (1, 1, 1)
-    # trained on blue, green, red: the first layer is turned round instead of every picture
+    # trained on blue, green, red: the first layer is turned round instead of every image
     assert torch.equal(imported.state["backbone.conv1.weight"], given["backbone.conv1.weight"].flip(1))
-    assert (recipe.box.options["activation"], recipe.box.options["unit"]) == ("exp", "pixel")
+    assert (recipe.box_coder.options["activation"], recipe.box_coder.options["unit"]) == ("exp", "pixel")
     assert recipe.head.options["quality_on"] == "class" and recipe.neck.options["relu"]
     process = recipe.postprocess.options
-    assert (process["per_level"], process["threshold"], process["nms"], process["keep"]) == (700, 0.03, 0.55, 77)
+    assert (process["nms_pre"], process["score_thr"], process["iou_thr"], process["max_per_img"]) == (
+        700,
+        0.03,
+        0.55,
+        77,
+    )
     assert process["candidates"] == "locations"
     newer = convert(given, config, "2.25.1").recipe.postprocess.options
     assert (newer["candidates"], newer["threshold_on"], newer["limit_by"]) == ("pairs", "class", "class")
@@ -373,7 +350,7 @@ def test_old_and_new_configurations_name_the_normalisation_apart():
     anchors["anchor_generator"]["ratios"] = [1.0]
     recipe = convert(given, {"model": {"bbox_head": {**anchors, "bbox_coder": {"target_stds": [0.2] * 4}}}}).recipe
     assert (recipe.prior.options["centre"], recipe.prior.options["scale"]) == (0.5, 6)
-    assert recipe.box.options["stds"] == [0.2] * 4
+    assert recipe.box_coder.options["stds"] == [0.2] * 4
 
 
 NORMS = "weight", "bias", "running_mean", "running_var"
@@ -451,7 +428,7 @@ def test_res2net_equals_a_transcription_of_mmdetections():
     pytest.importorskip("timm", reason="timm is not installed (the timm extra)")
     given = with_res2net()
     imported = convert(given, {"model": {"backbone": {"style": "pytorch"}}, "img_norm_cfg": {"to_rgb": False}})
-    assert imported.left == [] and imported.recipe.backbone.options["pooled_c2"] is False
+    assert imported.unused == [] and imported.recipe.backbone.options["pooled_c2"] is False
     model = build_detector(imported.recipe).eval()
     model.load_state_dict(imported.state)
     image = torch.randn(1, 3, 61, 96, generator=torch.Generator().manual_seed(0))
@@ -464,7 +441,7 @@ def test_deformable_stages_of_res2net_are_seen():
     pytest.importorskip("timm", reason="timm is not installed (the timm extra)")
     imported = convert(with_res2net(deformed=(3, 4)), {})
     found = imported.recipe.backbone.options
-    assert (found["deformable"], found["deformable_stages"], imported.left) == ("v2", [4, 5], [])
+    assert (found["deformable"], found["deformable_stages"], imported.unused) == ("v2", [4, 5], [])
     name = "layer4.2.convs.1"
     assert torch.equal(
         imported.state[f"backbone.{name}.offset.weight"],
@@ -492,7 +469,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
     with pytest.raises(ValueError, match=r"the file has no head\.quality"):
         convert(given, {}, recipe="gflv2/gflv2")
     extra = convert({**given, "bbox_head.mystery.weight": torch.zeros(1), "teacher.x": torch.zeros(1)}, {})
-    assert extra.left == ["bbox_head.mystery.weight", "teacher.x"]
+    assert extra.unused == ["bbox_head.mystery.weight", "teacher.x"]
     with pytest.raises(ValueError, match="configuration: not readable"):
         read_config("model = dict(")
 
@@ -530,14 +507,14 @@ def test_an_imported_file_is_a_run_that_evaluation_takes(tmp_path, capsys):
     file, folder = tmp_path / "theirs.pth", tmp_path / "run"
     small(file, optimizer={"lr": 1.0})
     assert main(["import", str(file), "--out", str(folder)], capsys)[0] == 0
-    choice = choose(str(folder))
+    choice = open_experiment(str(folder))
     assert choice.recipe.name == "iou_aware/retinanet_r50" and choice.recipe.data.classes == 2
     assert choice.recipe.backbone.options["depth"] == 18 and choice.recipe.image.std == (4, 5, 6)
     detector, step = restore_detector(choice.recipe, choice.run.last)
     assert step == 0
     given = by_name("bbox_head.retina_reg.bias", (36,))
     assert torch.equal(detector.head.box_out.bias.detach(), given)
-    origin = choice.run.read_card()["imported"]
+    origin = choice.run.card["imported"]
     assert origin["mmdet_version"] == "2.25.0" and origin["file"] == "theirs.pth" and len(origin["sha256"]) == 64
     code, _, error = main(["import", str(file), "--out", str(folder)], capsys)
     assert code == 2 and "holds a run already" in error and error.count("\n") == 1
@@ -557,15 +534,17 @@ def test_a_safetensors_file_comes_back(tmp_path, capsys):
     assert main(["export", str(first), "--to", "safetensors"], capsys)[0] == 0
     file = first / "last.safetensors"
     assert main(["import", str(file), "--out", str(second)], capsys)[0] == 0
-    assert choose(str(second)).recipe == choose(str(first)).recipe
-    (was, _), (found, _) = (restore_detector(choose(str(run)).recipe, run / "last.pt") for run in (first, second))
+    assert open_experiment(str(second)).recipe == open_experiment(str(first)).recipe
+    (was, _), (found, _) = (
+        restore_detector(open_experiment(str(run)).recipe, run / "last.pt") for run in (first, second)
+    )
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in was.state_dict().items())
     code, _, error = main(["import", str(file), "--out", str(tmp_path / "x"), "--recipe", "gfl/gfl"], capsys)
     assert code == 2 and "says itself what it is" in error and not (tmp_path / "x").exists()
 
 
 def test_a_published_detector_is_evaluated_in_one_command(tmp_path, capsys, monkeypatch, shapes):
-    """From an address to the reported AP beside the measured one, on pictures laid out as COCO."""
+    """From an address to the reported AP beside the measured one, on images laid out as COCO."""
     data = tmp_path / "coco"
     (data / "annotations").mkdir(parents=True)
     shutil.copy(shapes / "annotations" / "instances_val.json", data / "annotations" / "instances_val2017.json")
@@ -574,7 +553,7 @@ def test_a_published_detector_is_evaluated_in_one_command(tmp_path, capsys, monk
     address = (tmp_path / "there.pth").as_uri()
     model = Published("small_r18", "MMDetection", "1708.02002", "", "", "31.7", address, "")
     monkeypatch.setattr("qrepro.interop.zoo.published", lambda: [model])
-    folders = ["--to", str(tmp_path / "zoo"), "--out", str(tmp_path / "results"), "--data", str(data)]
+    folders = ["--to", str(tmp_path / "zoo"), "--results", str(tmp_path / "results"), "--data", str(data)]
     code, out, error = main(["zoo", "evaluate", "small_r18", *folders, "--device", "cpu", "--workers", "0"], capsys)
     assert code == 0, error
     rules = json.loads((tmp_path / "results" / "imported" / "small_r18" / "metrics.json").read_text())["rules"]
@@ -595,7 +574,7 @@ def test_names_of_classes_decide_what_data_fits(tmp_path, capsys, shapes):
         small(tmp_path / "theirs.pth", classes=6, names=order)
         run = tmp_path / f"run{fits}"
         assert main(["import", str(tmp_path / "theirs.pth"), "--out", str(run)], capsys)[0] == 0
-        choice = choose(str(run))
+        choice = open_experiment(str(run))
         assert choice.recipe.data.classes == order
         data = choice.recipe.data.model_copy(update={"eval": "val"})
         recipe = choice.recipe.model_copy(update={"data": data})

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from qrepro.interop.unpickle import Foreign, read_foreign
+from qrepro.interop.unpickle import ExternalCheckpoint, read_external
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mmengine_checkpoint.pth"
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how torch before 1.6 begins its files
@@ -134,7 +134,7 @@ ONE = named("torch._utils", "_rebuild_tensor_v2") + b"(" + STORAGE + b"K\0K\x01\
 def error_of(path):
     """The message of the refusal, which is one line and names the file."""
     with pytest.raises(ValueError) as caught:
-        read_foreign(path)
+        read_external(path)
     message = str(caught.value)
     assert message.startswith(f"checkpoint {path}: ")
     assert "\n" not in message
@@ -165,12 +165,12 @@ def test_the_checkpoint_of_mmengine_is_what_torch_reads_with_its_modules(mmengin
         torch.load(GOLDEN, weights_only=True)
     expected = torch.load(GOLDEN, weights_only=False)
     assert isinstance(expected["message_hub"]["log_scalars"]["train/loss_cls"], mmengine.HistoryBuffer)
-    foreign = read_foreign(GOLDEN)
+    foreign = read_external(GOLDEN)
     same(foreign.state, expected["state_dict"])
     assert [tuple(v.shape) for v in foreign.state.values()] == [(4, 8, 3, 3), (4,), (17,)]
     dataset = {"classes": ["a", "b", "c", "d"], "palette": [[1, 2, 3]] * 4}
     assert foreign.meta == expected["meta"] | {"dataset_meta": dataset}
-    assert foreign.left == []
+    assert foreign.unused == []
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -231,9 +231,9 @@ def test_all_that_checkpoints_hold_besides_tensors_is_read(tmp_path, mmengine, p
     }
     options = {"_use_new_zipfile_serialization": zipped, "pickle_protocol": protocol}
     path = saved(tmp_path, content, **options)
-    foreign = read_foreign(path)
+    foreign = read_external(path)
     same(foreign.state, state)
-    assert foreign.left == []
+    assert foreign.unused == []
     expected = {
         "epoch": 12,
         "lr": 0.02,
@@ -282,7 +282,7 @@ def test_other_spellings_of_numpy_are_read(tmp_path, old, new, number):
     path = archive(tmp_path, payload.replace(old, new))
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("file/data/0", tensor)
-    foreign = read_foreign(path)
+    foreign = read_external(path)
     assert foreign.meta == {"x": number, "y": "ndarray"}
     same(foreign.state, {"a": torch.ones(2)})
 
@@ -291,26 +291,26 @@ def test_other_spellings_of_numpy_are_read(tmp_path, old, new, number):
 @pytest.mark.parametrize("around", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
 def test_state_dicts_are_found(tmp_path, around, zipped):
     state = {"a.weight": torch.randn(3), "a.bias": torch.randn(1)}
-    foreign = read_foreign(saved(tmp_path, around(state), _use_new_zipfile_serialization=zipped))
+    foreign = read_external(saved(tmp_path, around(state), _use_new_zipfile_serialization=zipped))
     same(foreign.state, state)
-    assert (foreign.meta, foreign.left) == ({}, [])
+    assert (foreign.meta, foreign.unused) == ({}, [])
 
 
 def test_parameters_become_tensors(tmp_path):
     state = {"a": torch.nn.Parameter(torch.ones(2)), "b": torch.ones(1, requires_grad=True)}
-    same(read_foreign(saved(tmp_path, state)).state, state)
+    same(read_external(saved(tmp_path, state)).state, state)
 
 
 @pytest.mark.parametrize("meta", [None, "text", ["a"], torch.ones(1)])
 def test_meta_that_is_no_dict_is_passed_over(tmp_path, meta):
-    assert read_foreign(saved(tmp_path, {"state_dict": {"a": torch.ones(2)}, "meta": meta})).meta == {}
+    assert read_external(saved(tmp_path, {"state_dict": {"a": torch.ones(2)}, "meta": meta})).meta == {}
 
 
 def test_the_network_is_the_state_dict_even_beside_a_model(tmp_path):
     content = {"model": {"b": torch.ones(2)}, "state_dict": {"a": torch.ones(1)}}
-    assert list(read_foreign(saved(tmp_path, content)).state) == ["a"]
+    assert list(read_external(saved(tmp_path, content)).state) == ["a"]
     content = {"model": {"b": torch.ones(2)}, "state_dict": None}
-    assert list(read_foreign(saved(tmp_path, content)).state) == ["b"]
+    assert list(read_external(saved(tmp_path, content)).state) == ["b"]
 
 
 def test_safetensors_are_read_with_their_header(tmp_path):
@@ -318,18 +318,18 @@ def test_safetensors_are_read_with_their_header(tmp_path):
     state = {"a.weight": torch.randn(3, 2), "module.b": torch.ones(1, dtype=torch.float16)}
     path = tmp_path / "file.safetensors"
     safetensors.save_file(state, path)
-    foreign = read_foreign(path)
+    foreign = read_external(path)
     same(foreign.state, {"a.weight": state["a.weight"], "b": state["module.b"]})
     assert foreign.meta == {}
     safetensors.save_file(state, path, metadata={"format": "pt"})
-    assert read_foreign(path).meta == {"format": "pt"}
+    assert read_external(path).meta == {"format": "pt"}
     path.write_bytes(path.read_bytes()[:20])
     assert "not readable" in error_of(path)
 
 
 def test_the_prefix_of_parallel_training_is_removed_once(tmp_path):
     state = {"module.a": torch.ones(1), "b.module.c": torch.ones(2), "module.module.d": torch.ones(3)}
-    assert list(read_foreign(saved(tmp_path, state)).state) == ["a", "b.module.c", "module.d"]
+    assert list(read_external(saved(tmp_path, state)).state) == ["a", "b.module.c", "module.d"]
 
 
 def test_an_entry_that_is_there_with_and_without_prefix_is_refused(tmp_path):
@@ -340,17 +340,17 @@ def test_an_entry_that_is_there_with_and_without_prefix_is_refused(tmp_path):
 def test_averages_of_mmdetection_2_are_left(tmp_path):
     state = {"backbone.conv1.weight": torch.zeros(1), "module.ema_backbone_conv1_weight": torch.ones(1)}
     state |= {"ema_head_bias": torch.ones(1), "head.ema_rate": torch.ones(1), "schema_": torch.ones(1)}
-    foreign = read_foreign(saved(tmp_path, {"state_dict": state, "meta": {}}))
+    foreign = read_external(saved(tmp_path, {"state_dict": state, "meta": {}}))
     assert list(foreign.state) == ["backbone.conv1.weight", "head.ema_rate", "schema_"]
-    assert foreign.left == ["ema_backbone_conv1_weight", "ema_head_bias"]
+    assert foreign.unused == ["ema_backbone_conv1_weight", "ema_head_bias"]
 
 
 @pytest.mark.parametrize("entry", ["ema_state_dict", "state_dict_ema", "model_ema"])
 def test_averages_of_mmengine_and_timm_are_left(tmp_path, entry):
     content = {"state_dict": {"a": torch.zeros(1)}, entry: {"a": torch.ones(1)}}
-    foreign = read_foreign(saved(tmp_path, content))
+    foreign = read_external(saved(tmp_path, content))
     same(foreign.state, {"a": torch.zeros(1)})
-    assert foreign.left == [entry]
+    assert foreign.unused == [entry]
 
 
 def test_configurations_become_dicts_however_they_were_written(tmp_path):
@@ -375,33 +375,33 @@ def test_configurations_become_dicts_however_they_were_written(tmp_path):
             path = archive(tmp_path, payload)
             with zipfile.ZipFile(path, "a") as file:
                 file.writestr("file/data/0", struct.pack("<f", 2.5))
-            foreign = read_foreign(path)
+            foreign = read_external(path)
             assert foreign.meta == {"config": {"a": 1}}
             assert type(foreign.meta["config"]) is dict
             same(foreign.state, {"a": torch.tensor([2.5])})
 
 
 def test_tensors_without_values_are_left(tmp_path):
-    foreign = read_foreign(saved(tmp_path, {"a": torch.ones(1), "b": torch.ones(1, device="meta")}))
-    assert (list(foreign.state), foreign.left) == (["a"], ["b"])
+    foreign = read_external(saved(tmp_path, {"a": torch.ones(1), "b": torch.ones(1, device="meta")}))
+    assert (list(foreign.state), foreign.unused) == (["a"], ["b"])
 
 
 def test_what_is_no_tensor_is_left(tmp_path):
-    foreign = read_foreign(saved(tmp_path, {"a": torch.ones(1), "epoch": 3, "meta": {"x": 1}, 7: torch.ones(1)}))
+    foreign = read_external(saved(tmp_path, {"a": torch.ones(1), "epoch": 3, "meta": {"x": 1}, 7: torch.ones(1)}))
     assert list(foreign.state) == ["a"]
-    assert foreign.left == ["epoch", "meta", "7"]
+    assert foreign.unused == ["epoch", "meta", "7"]
     assert foreign.meta == {}
 
 
 def test_a_foreign_checkpoint_cannot_be_changed_by_assignment(tmp_path):
-    foreign = read_foreign(saved(tmp_path, {"a": torch.ones(1)}))
-    assert isinstance(foreign, Foreign)
+    foreign = read_external(saved(tmp_path, {"a": torch.ones(1)}))
+    assert isinstance(foreign, ExternalCheckpoint)
     with pytest.raises(AttributeError):
         foreign.meta = {}
 
 
 def test_no_warning_comes_of_other_protocols(tmp_path, recwarn):
-    read_foreign(saved(tmp_path, {"a": torch.ones(1), "b": {1}}, pickle_protocol=4))
+    read_external(saved(tmp_path, {"a": torch.ones(1), "b": {1}}, pickle_protocol=4))
     assert not list(recwarn)
 
 
@@ -444,7 +444,7 @@ def test_a_tensor_larger_than_its_file_is_refused(tmp_path, beside):
     assert "claims (1099511627776,) torch.float32 for a in " in error_of(saved(tmp_path, content))
     fits = torch.zeros(100)
     path = saved(tmp_path, {"a": fits, "beside": beside})
-    same(read_foreign(path).state, {"a": fits})
+    same(read_external(path).state, {"a": fits})
 
 
 def test_meta_that_would_not_end_is_cut(tmp_path):
@@ -455,7 +455,7 @@ def test_meta_that_would_not_end_is_cut(tmp_path):
         many = [many, many]
     meta = {"cycle": cycle, "many": many, "wide": [0] * 10}
     state = {"a": torch.ones(1)}
-    foreign = read_foreign(saved(tmp_path, {"state_dict": state, "meta": {"cycle": cycle, "after": 1}}))
+    foreign = read_external(saved(tmp_path, {"state_dict": state, "meta": {"cycle": cycle, "after": 1}}))
     assert foreign.meta["cycle"][1][1][0] == 1
     assert foreign.meta["after"] == 1
     level, depth = foreign.meta["cycle"], 0
@@ -464,11 +464,11 @@ def test_meta_that_would_not_end_is_cut(tmp_path):
     assert (level, depth) == ("list", 49)
     ring: dict = {}
     ring["x"] = ring
-    level, depth = read_foreign(saved(tmp_path, {"state_dict": state, "meta": ring})).meta, 0
+    level, depth = read_external(saved(tmp_path, {"state_dict": state, "meta": ring})).meta, 0
     while isinstance(level, dict):
         level, depth = level["x"], depth + 1
     assert (level, depth) == ("dict", 50)
-    assert read_foreign(saved(tmp_path, {"state_dict": state, "meta": meta})).meta.keys() <= meta.keys()
+    assert read_external(saved(tmp_path, {"state_dict": state, "meta": meta})).meta.keys() <= meta.keys()
 
 
 # Attacks
@@ -612,7 +612,7 @@ def test_modules_are_not_imported(tmp_path, marker, monkeypatch):
         file.write_text(code)
     (folder / "history_buffer.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path / "path"))
-    assert read_foreign(GOLDEN).state
+    assert read_external(GOLDEN).state
     refused(archive(tmp_path, in_state(named("evil", "x"))), "evil.x", marker)
     refused(archive(tmp_path, in_state(named("evil", "FloatStorage.x"))), "evil.FloatStorage.x", marker)
     error_of(archive(tmp_path, in_state(named("evil", "FloatStorage"))))
@@ -753,7 +753,7 @@ def test_gradient_and_hooks_of_a_tensor_are_dropped(tmp_path, dtype):
     hooks = collections.OrderedDict({1: argparse.Namespace()})
     args = [torch.ones(2, dtype=dtype)._typed_storage(), 0, (2,), (1,), True, hooks]
     for function, more in ((torch._utils._rebuild_tensor_v2, []), (torch._utils._rebuild_tensor_v3, [dtype])):
-        foreign = read_foreign(saved(tmp_path, {"a": Calls(function, *args, *more)}))
+        foreign = read_external(saved(tmp_path, {"a": Calls(function, *args, *more)}))
         same(foreign.state, {"a": torch.ones(2, dtype=dtype)})
         assert not foreign.state["a"]._backward_hooks
 

@@ -7,29 +7,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.detection_cases import BOX_A, BOX_B, BOX_C, judged, make_detections, make_truths, random_case
+from helpers.detection_cases import BOX_A, BOX_B, BOX_C, judged, make_detections, make_ground_truth, random_case
 from qrepro.metrics.lrp import lrp_curve, lrp_rows
 
 
 def hand_case():
-    """Three truths A, B, C. Ranked: A exactly (0.9), B with IoU 0.75 (0.8), nothing (0.7), C with IoU 0.6 (0.6)."""
-    truths = make_truths([1], [1], [(1, 1, *box, 0) for box in (BOX_A, BOX_B, BOX_C)])
+    """Three ground truths A, B, C.
+
+    Ranked: A exactly (0.9), B with IoU 0.75 (0.8), nothing (0.7), C with IoU 0.6 (0.6).
+    """
+    ground_truth = make_ground_truth([1], [1], [(1, 1, *box, 0) for box in (BOX_A, BOX_B, BOX_C)])
     found = make_detections([
         (1, 1, 40, 0, 50, 6, 0.6), (1, 1, *BOX_A, 0.9), (1, 1, 70, 70, 80, 80, 0.7), (1, 1, 20, 0, 30, 7.5, 0.8),
     ])  # fmt: skip
-    return truths, found
+    return ground_truth, found
 
 
-def literal_lrp(samples, n_truths, tau):
+def literal_lrp(samples, n_gt, tau):
     """LRP and its parts of one class, as defined: counts of everything that is left."""
     ious = [overlap for _, _, hit, overlap in samples if hit]
-    tp, fp, fn = len(ious), len(samples) - len(ious), n_truths - len(ious)
+    tp, fp, fn = len(ious), len(samples) - len(ious), n_gt - len(ious)
     loose = sum(1 - overlap for overlap in ious)
     return (
         (loose / (1 - tau) + fp + fn) / (tp + fp + fn),
         loose / tp if tp else math.nan,
         fp / (tp + fp) if tp + fp else math.nan,
-        fn / n_truths,
+        fn / n_gt,
     )
 
 
@@ -69,10 +72,13 @@ def test_tau_changes_the_price_of_looseness_and_what_is_true():
 
 
 def test_classes_without_hit_without_detection_and_without_truth():
-    """Class 1 perfect; class 2 wrong only; class 3 not found; class 4 without truth. Mean of oLRP: (0 + 1 + 1) / 3."""
-    truths = make_truths([1], [1, 2, 3, 4], [(1, k, *BOX_A, 0) for k in (1, 2, 3)])
+    """Class 1 perfect.
+
+    Class 2 wrong only; class 3 not found; class 4 without ground truth. Mean of oLRP: (0 + 1 + 1) / 3.
+    """
+    ground_truth = make_ground_truth([1], [1, 2, 3, 4], [(1, k, *BOX_A, 0) for k in (1, 2, 3)])
     found = make_detections([(1, 1, *BOX_A, 0.5), (1, 2, *BOX_B, 0.9), (1, 4, *BOX_A, 0.9)])
-    perfect, wrong, missed, absent, mean = lrp_rows(truths, found)
+    perfect, wrong, missed, absent, mean = lrp_rows(ground_truth, found)
     parts = ("value", "loc", "fp", "fn")
     assert [perfect[name] for name in parts] == [0, 0, 0, 0]
     for row in (wrong, missed):
@@ -87,31 +93,31 @@ def test_classes_without_hit_without_detection_and_without_truth():
 
 
 def test_no_truth_at_all_is_undefined_not_zero():
-    *_, mean = lrp_rows(make_truths([1], [1], []), make_detections([(1, 1, *BOX_A, 0.5)]))
+    *_, mean = lrp_rows(make_ground_truth([1], [1], []), make_detections([(1, 1, *BOX_A, 0.5)]))
     assert math.isnan(mean["value"]) and mean["classes"] == 0
 
 
 def test_equal_scores_stand_or_fall_together():
     """A hit and a false alarm at 0.8: never the hit alone (LRP 0), but (0 + 1 + 0) / 2, in either order of rows."""
-    truths = make_truths([1, 2], [1], [(1, 1, *BOX_A, 0)])
+    ground_truth = make_ground_truth([1, 2], [1], [(1, 1, *BOX_A, 0)])
     for rows in ([(1, 1, *BOX_A, 0.8), (2, 1, *BOX_A, 0.8)], [(1, 1, *BOX_B, 0.8), (1, 1, *BOX_A, 0.8)]):
-        row, _ = lrp_rows(truths, make_detections(rows))
+        row, _ = lrp_rows(ground_truth, make_detections(rows))
         assert (row["value"], row["loc"], row["fp"], row["fn"], row["threshold"]) == (0.5, 0, 0.5, 0, 0.8)
 
 
 def test_of_equally_good_thresholds_the_highest():
     """A alone: (0 + 1) / 2. With B at an IoU of exactly 0.5, which costs 1: (1 + 0) / 2, no better."""
-    truths = make_truths([1], [1], [(1, 1, *BOX_A, 0), (1, 1, *BOX_B, 0)])
-    row, _ = lrp_rows(truths, make_detections([(1, 1, *BOX_A, 0.9), (1, 1, 20, 0, 30, 5, 0.4)]))
+    ground_truth = make_ground_truth([1], [1], [(1, 1, *BOX_A, 0), (1, 1, *BOX_B, 0)])
+    row, _ = lrp_rows(ground_truth, make_detections([(1, 1, *BOX_A, 0.9), (1, 1, 20, 0, 30, 5, 0.4)]))
     assert (row["value"], row["threshold"], row["n_tp"]) == (0.5, 0.9, 1)
-    row, _ = lrp_rows(truths, make_detections([(1, 1, 20, 0, 30, 5, 0.4), (1, 1, 70, 0, 80, 5, 0.1)]))
+    row, _ = lrp_rows(ground_truth, make_detections([(1, 1, 20, 0, 30, 5, 0.4), (1, 1, 70, 0, 80, 5, 0.1)]))
     assert (row["value"], row["threshold"], row["fn"]) == (1, 0.4, 0.5)  # no better than nothing, but with its true box
 
 
 def test_a_detection_on_a_crowd_counts_neither_way():
     """A and the crowd's detection of a higher score: oLRP 0. As a false alarm it would cost (0 + 1) / 2."""
-    truths = make_truths([1], [1], [(1, 1, *BOX_A, 0), (1, 1, *BOX_B, 1)])
-    row, _ = lrp_rows(truths, make_detections([(1, 1, *BOX_A, 0.5), (1, 1, *BOX_B, 0.9)]))
+    ground_truth = make_ground_truth([1], [1], [(1, 1, *BOX_A, 0), (1, 1, *BOX_B, 1)])
+    row, _ = lrp_rows(ground_truth, make_detections([(1, 1, *BOX_A, 0.5), (1, 1, *BOX_B, 0.9)]))
     assert (row["value"], row["n_tp"], row["n_fp"], row["n_fn"]) == (0, 1, 0, 0)
 
 
@@ -142,9 +148,9 @@ def test_a_given_threshold(threshold, value, counts):
 
 def test_false_alarms_alone_have_precision_zero_and_no_localisation():
     """At 0.7 two false alarms are kept, the hit at 0.6 is not: LRP (2 + 1) / 3, FP 2 / 2, FN 1 / 1, Loc undefined."""
-    truths = make_truths([1], [1], [(1, 1, *BOX_A, 0)])
+    ground_truth = make_ground_truth([1], [1], [(1, 1, *BOX_A, 0)])
     found = make_detections([(1, 1, *BOX_B, 0.9), (1, 1, *BOX_C, 0.7), (1, 1, *BOX_A, 0.6)])
-    row, mean = lrp_rows(truths, found, threshold=0.7)
+    row, mean = lrp_rows(ground_truth, found, threshold=0.7)
     assert (row["value"], row["fp"], row["fn"], row["classes_fp"], row["classes_loc"]) == (1, 1, 1, 1, 0)
     assert math.isnan(row["loc"]) and math.isnan(mean["loc"]) and mean["fp"] == mean["classes_fp"] == 1
 
@@ -153,9 +159,9 @@ def test_optimal_thresholds_go_back_in_per_class():
     """The row of oLRP gives, as a mapping of category to threshold, LRP of the same value; NaN keeps nothing."""
     several = without = 0
     for seed in range(30):
-        truths, found = random_case(seed)
-        best = lrp_rows(truths, found)
-        again = lrp_rows(truths, found, threshold={row["category_id"]: row["threshold"] for row in best})
+        ground_truth, found = random_case(seed)
+        best = lrp_rows(ground_truth, found)
+        again = lrp_rows(ground_truth, found, threshold={row["category_id"]: row["threshold"] for row in best})
         assert [row["value"] for row in again] == pytest.approx([row["value"] for row in best], nan_ok=True)
         several += best[-1]["classes"] > 1
         without += any(row["classes"] and math.isnan(row["threshold"]) for row in best)
@@ -170,13 +176,13 @@ def test_random_cases_agree_with_a_new_matching_at_every_threshold(tau):
     """
     interesting = 0
     for seed in range(20):
-        truths, found = random_case(seed)
-        rows = {row["category_id"]: row for row in lrp_rows(truths, found, tau)}
+        ground_truth, found = random_case(seed)
+        rows = {row["category_id"]: row for row in lrp_rows(ground_truth, found, tau)}
         values = {}
         for s in sorted(found["score"].unique(), reverse=True):
-            samples, n_truths = judged(truths, found[found["score"] >= s], tau)
-            at_s = {row["category_id"]: row for row in lrp_rows(truths, found, tau, threshold=s)}
-            for k, n in n_truths.items():
+            samples, n_gt = judged(ground_truth, found[found["score"] >= s], tau)
+            at_s = {row["category_id"]: row for row in lrp_rows(ground_truth, found, tau, threshold=s)}
+            for k, n in n_gt.items():
                 if n:
                     expected = literal_lrp([sample for sample in samples if sample[0] == k], n, tau)
                     row = at_s[k]
@@ -203,15 +209,15 @@ def test_bounds_and_decomposition(rows, missed, tau):
     score = [s / 20 for s, _, _ in rows]
     hit = [h for _, h, _ in rows]
     overlap = [tau + (1 - tau) * q / 10 for _, _, q in rows]
-    n_truths = sum(hit) + missed
-    if not n_truths:
+    n_gt = sum(hit) + missed
+    if not n_gt:
         return
-    curve = lrp_curve(score, hit, overlap, n_truths, tau)
+    curve = lrp_curve(score, hit, overlap, n_gt, tau)
     assert curve.lrp[0] == 1 and (curve.lrp >= 0).all() and (curve.lrp <= 1 + 1e-12).all()
     assert (curve.tp[-1], curve.fp[-1]) == (sum(hit), len(hit) - sum(hit))
     for i, s in enumerate(curve.threshold):
         kept = [(0, x, h, o) for x, h, o in zip(score, hit, overlap, strict=True) if x >= s]
-        assert curve.lrp[i] == pytest.approx(literal_lrp(kept, n_truths, tau)[0])
+        assert curve.lrp[i] == pytest.approx(literal_lrp(kept, n_gt, tau)[0])
 
 
 @settings(deadline=None)  # a loaded machine is no failure
@@ -236,11 +242,11 @@ def test_tau_is_refused(tau):
 
 
 def test_bad_input_is_refused():
-    truths, found = hand_case()
+    ground_truth, found = hand_case()
     with pytest.raises(ValueError, match="threshold has no entry for category 1"):
-        lrp_rows(truths, found, threshold={2: 0.5})
+        lrp_rows(ground_truth, found, threshold={2: 0.5})
     with pytest.raises(ValueError, match=r"detections\[0\]: category_id"):
-        lrp_rows(truths, found.assign(category_id=9))
+        lrp_rows(ground_truth, found.assign(category_id=9))
     with pytest.raises(ValueError, match=r"score \(2,\), hit \(1,\)"):
         lrp_curve([0.5, 0.4], [True], [1.0], 1)
     with pytest.raises(ValueError, match="at least 1 and the 2 true positives, got 1"):
@@ -250,6 +256,6 @@ def test_bad_input_is_refused():
 
 
 def test_no_detections():
-    truths, found = hand_case()
-    row, mean = lrp_rows(truths, found[:0])
+    ground_truth, found = hand_case()
+    row, mean = lrp_rows(ground_truth, found[:0])
     assert (row["value"], row["fn"], mean["value"]) == (1, 1, 1) and math.isnan(row["threshold"])

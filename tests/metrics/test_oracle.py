@@ -5,8 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from helpers.detection_cases import make_detections, make_truths
-from qrepro.metrics.oracle import alpha_rows, best_rows, fused, oracle_gain, parse_rule, reranked
+from helpers.detection_cases import make_detections, make_ground_truth
+from qrepro.metrics.oracle import alpha_rows, best_rows, oracle_gain, reranked
+from qrepro.records.score_rule import fused_scores
 
 RULES = {
     "oracle-power-0.2": {"AP": 49.8}, "power-0.5": {"AP": 37.3}, "class": {"AP": 35.6}, "oracle-product": {"AP": 45.0},
@@ -26,24 +27,15 @@ RULES = {
     ("oracle-class-class", ("class", 1.0, True, "class@positives")),
     ("oracle-class_iou@nearest+zero-class", ("class", 1.0, True, "class_iou@nearest+zero")),
 ])  # fmt: skip
-def test_names_are_parsed(name, expected):
-    assert parse_rule(name) == expected
+def test_rows_say_what_a_rule_is(name, expected):
+    (row,) = alpha_rows({name: {"AP": 1.0}})
+    assert (row["kind"], row["alpha"], row["oracle"], row["truth"]) == expected
 
 
 def test_the_product_has_no_alpha():
     for name, oracle in (("product", False), ("oracle-product", True)):
-        kind, alpha, found, _ = parse_rule(name)
-        assert (kind, found) == ("product", oracle) and math.isnan(alpha)
-
-
-@pytest.mark.parametrize("name", [
-    "", "power", "power-", "power-1.1", "power--0.1", "power-x", "power-nan", "class-0.5", "product-0.5",
-    "oracle-class", "oracle", "Class", "oracle-oracle-product",
-])  # fmt: skip
-def test_other_names_are_refused(name):
-    with pytest.raises(ValueError, match=r"is not one of class, product, power-A|no quality to replace") as error:
-        parse_rule(name)
-    assert repr(name) in str(error.value)
+        (row,) = alpha_rows({name: {"AP": 1.0}})
+        assert (row["kind"], row["oracle"]) == ("product", oracle) and math.isnan(row["alpha"])
 
 
 def test_rows_stand_in_the_order_of_the_papers_table():
@@ -83,38 +75,14 @@ def test_other_oracles_are_listed_last_and_are_not_the_headline():
     assert oracle_gain(rows) == oracle_gain(alpha_rows(RULES))
 
 
-def test_names_mean_the_same_to_the_evaluation():
-    """The names are the contract between `qrepro eval` and the analyses; both sides read them on their own."""
-    quality = pytest.importorskip("qrepro.quality")
-    wheres, whats = ["", "@nearest", "@positives"], ["", "-iou", "-centerness", "-box", "-class", "-class_iou"]
-    oracles = [f"oracle{what}{where}{zero}-" for what in whats for where in wheres for zero in ("", "+zero")]
-    seen = 0
-    for name in [o + kind for o in ["", *oracles] for kind in ("class", "product", "power-0.25")]:
-        try:
-            theirs = quality.Rule.parse(name)
-        except ValueError:
-            with pytest.raises(ValueError, match="no quality"):
-                parse_rule(name)
-            continue
-        ours = parse_rule(name)
-        assert ours.kind == theirs.kind and (ours.kind != "power" or ours.alpha == theirs.alpha)
-        assert ours.oracle == (theirs.oracle is not None)
-        if theirs.oracle:
-            long = f"{theirs.oracle.what}@{theirs.oracle.where}{'+zero' if theirs.oracle.others == 'zero' else ''}"
-            assert ours.truth == {"iou@nearest": "iou"}.get(long, long)
-        assert repr(parse_rule(theirs.name)) == repr(ours)
-        seen += 1
-    assert seen > 70
-
-
 def test_reranking_by_hand():
     """One object of class 1; a perfect box of class 2 scores 0.8, a box of IoU 1/2 of class 1 scores 0.5.
 
     By IoU_eval the first has nothing, by IoU_truth it is perfect; score^0.5 IoU^0.5 of the second is sqrt(0.5 * 0.5).
     """
-    truths = make_truths([1], [1, 2], [(1, 1, 0, 0, 10, 10, 0)])
+    ground_truth = make_ground_truth([1], [1, 2], [(1, 1, 0, 0, 10, 10, 0)])
     found = make_detections([(1, 2, 0, 0, 10, 10, 0.8), (1, 1, 0, 0, 10, 5, 0.5)])
-    sets = list(reranked(truths, found, [0.5]))
+    sets = list(reranked(ground_truth, found, [0.5]))
     assert [about["rule"] for about, _ in sets] == [
         "as scored", "iou_eval", "iou_eval-power-0.5", "iou_truth", "iou_truth-power-0.5",
     ]  # fmt: skip
@@ -123,17 +91,17 @@ def test_reranking_by_hand():
         assert frame["score"].tolist() == pytest.approx(scores)
         assert about["stage"] == "post-NMS"
     own = found.assign(class_score=[0.9, 0.4], quality=[0.4, 0.9])
-    assert [about["rule"] for about, _ in reranked(truths, own, [0.5])][1] == "power-0.5"
+    assert [about["rule"] for about, _ in reranked(ground_truth, own, [0.5])][1] == "power-0.5"
     partly = own.assign(quality=[0.4, math.nan])
-    assert "power-0.5" not in [about["rule"] for about, _ in reranked(truths, partly, [0.5])]
+    assert "power-0.5" not in [about["rule"] for about, _ in reranked(ground_truth, partly, [0.5])]
     with pytest.raises(ValueError, match=r"needs \[0, 1\]"):
-        list(reranked(truths, found.assign(score=[3.0, 1.0])))
+        list(reranked(ground_truth, found.assign(score=[3.0, 1.0])))
 
 
 def test_fused_scores_by_hand():
     boxes = pd.DataFrame({"class_score": [0.25, 0.5], "quality": [0.64, float("nan")]})
-    assert fused(boxes, "class").tolist() == [0.25, 0.5]
-    assert fused(boxes, "product")[0] == pytest.approx(0.16) and math.isnan(fused(boxes, "product")[1])
-    assert fused(boxes, "power-0.5")[0] == pytest.approx(0.4)
+    assert fused_scores(boxes, "class").tolist() == [0.25, 0.5]
+    assert fused_scores(boxes, "product")[0] == pytest.approx(0.16) and math.isnan(fused_scores(boxes, "product")[1])
+    assert fused_scores(boxes, "power-0.5")[0] == pytest.approx(0.4)
     with pytest.raises(ValueError, match="not a prediction"):
-        fused(boxes, "oracle-product")
+        fused_scores(boxes, "oracle-product")

@@ -1,4 +1,4 @@
-"""Boxes matched to a truth against its scale: bins and averages by hand, and what the figure draws."""
+"""Boxes matched to a ground truth against its scale: bins and averages by hand, and what the figure draws."""
 
 import math
 
@@ -30,7 +30,14 @@ def test_bins_by_hand():
     assert frame["normalised"].tolist() == pytest.approx([0, 1, 2, 0.75, 1.125, 1.125])
     initial, adjusted = evenness_rows(rows)
     assert initial == pytest.approx(
-        {"boxes": "initial", "truths": 4, "bins": 3, "per_truth": 2.5, "per_bin": 2.5, "variation": math.sqrt(2 / 3)}
+        {
+            "boxes": "initial",
+            "ground_truth": 4,
+            "bins": 3,
+            "per_truth": 2.5,
+            "per_bin": 2.5,
+            "variation": math.sqrt(2 / 3),
+        }
     )
     assert (adjusted["per_truth"], adjusted["per_bin"]) == pytest.approx((5.5, 16 / 3))
     assert adjusted["variation"] == pytest.approx(math.sqrt((0.25**2 + 2 * 0.125**2) / 3))
@@ -90,7 +97,7 @@ def test_edges_that_are_no_bins_are_refused(edges):
 
 
 def test_bins_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="no truth of 5 has a side from 200 to 300 px"):
+    with pytest.raises(ValueError, match="none of 5 objects has a side from 200 to 300 px"):
         matched_rows(SIDE, COUNTS, [200, 300])
     with pytest.raises(ValueError, match=r"initial \(4,\) and side \(5,\) must be equally long"):
         matched_rows(SIDE, {"initial": [1, 2, 3, 4]}, EDGES)
@@ -98,7 +105,7 @@ def test_bins_of_nothing_are_refused():
         with pytest.raises(ValueError, match="at least 1, got 0"):
             make(SIDE, 0)
         for side in ([], [0.0, 0.0], [1.0, math.nan], [3.0, -1.0]):
-            with pytest.raises(ValueError, match=f"sides above 0, got {len(side)} truths"):
+            with pytest.raises(ValueError, match=f"sides above 0, got {len(side)} objects"):
                 make(side, 3)
 
 
@@ -116,7 +123,7 @@ def test_the_figure_draws_counts_and_what_they_are_over_their_average():
     assert drawn == [pytest.approx(values) for values in ([0, 1, 2], [0.75, 1.125, 1.125], [1, 1])]
     assert right.lines[2].is_dashed() and right.lines[2].get_label() == "average over bins"
     assert plot.points.to_dict("records") == rows
-    assert plot.caption.startswith("Split test. Mean number of boxes") and "hold 1 to 2 truths" in plot.caption
+    assert plot.caption.startswith("Split test. Mean number of boxes") and "hold 1 to 2 ground truths" in plot.caption
     assert "px" in left.get_xlabel() and left.get_xlim()[0] == left.get_ylim()[0] == right.get_ylim()[0] == 0
     with pytest.raises(ValueError, match="at least one row"):
         matched_boxes([])
@@ -127,14 +134,17 @@ def test_figures_and_report_show_the_first_seed_that_counted(tmp_path):
         path = make_run(tmp_path, "passd/ours", seed, {"class": CLASS})
         if seed:
             truth = {"image_id": 1, "category_id": 1, "x1": 0, "y1": 0, "x2": 9, "y2": 9}
-            pd.DataFrame({**truth, "side": [10.0, 16.0], "initial": [seed, 3]}).to_parquet(path / "matches.parquet")
+            pd.DataFrame({**truth, "side": [10.0, 16.0], "initial": [seed, 3]}).to_parquet(path / "assignments.parquet")
     make_run(tmp_path, "passd/old", 0, {"class": CLASS})
     runs = find_runs(tmp_path)
     (plot,) = scales(runs)
     assert plot.points["matched"].tolist() == [1, 3] and plot.points["side_max"].tolist() == [11, 16]
-    assert plot.caption.startswith("Truths of the evaluation images, split val.")
+    assert plot.caption.startswith("Ground truths of the evaluation images, split val.")
     drawn = figures(runs)
     assert {name for name in drawn if "matches" in name} == {"shapes/matches"}
-    assert build_report(tmp_path, tmp_path / "out").read_text().count("Positives against the scale of the truth") >= 1
-    with pytest.raises(FileNotFoundError, match=r"seed0/matches\.parquet: no such file; evaluate the run again"):
-        runs[0].matches  # noqa: B018
+    assert (
+        build_report(tmp_path, tmp_path / "out").read_text().count("Positives against the scale of the ground truth")
+        >= 1
+    )
+    with pytest.raises(FileNotFoundError, match=r"seed0/assignments\.parquet: no such file; evaluate the run again"):
+        runs[0].assignments  # noqa: B018

@@ -7,7 +7,7 @@ from torch import nn
 
 from qrepro.layers import Deformable
 from qrepro.neck import FPN, NECKS, PAFPN, ExtendedFPN, L2Norm, SSDExtra
-from qrepro.recipe import resolve
+from qrepro.recipe.axes import resolve
 
 
 def scaled(conv, factor, bias):
@@ -293,5 +293,5 @@ def test_recipes_say_which_neck():
 
     assert neck("kind: ssd_extra, size: 512").strides[-1] == 512
     assert neck("kind: extended_fpn, block: ssd, widths: [512, 256], l2_scale: 20").strides == (8, 16, 32, 64)
-    with pytest.raises(ValueError, match=r"neck: size: Input should be 300 or 512, got 400"):
+    with pytest.raises(ValueError, match=r"neck.size: Input should be 300 or 512, got 400"):
         neck("kind: ssd_extra, size: 400")

@@ -13,9 +13,9 @@ from qrepro.papers.sheet import Paper, Table, read_paper
 from qrepro.papers.verdicts import (
     FAILS,
     HOLDS,
+    INCONCLUSIVE,
     NOT_MEASURABLE,
     NOT_RUN,
-    OPEN,
     Measured,
     Sampler,
     claim_lines,
@@ -23,8 +23,9 @@ from qrepro.papers.verdicts import (
     measured_row,
 )
 from qrepro.recipe import recipe_root
-from qrepro.records.run_folder import load_run
-from qrepro.statistics.intervals import Resampled, combined_row, compare_rows
+from qrepro.records.run_folder import read_run
+from qrepro.statistics.bootstrap import Resampled
+from qrepro.statistics.intervals import combined_row, compare_rows
 
 TABLE = """row,AP,AP50,hours,PCC,recipe,profile,overrides,rule
 a,40.2,58.0,8.2,0.634,p/a,coco,,class
@@ -152,7 +153,10 @@ def test_slips_of_the_papers_are_found():
 
 
 def run_of(root: Path, name: str, seed: int, found: float, estimate=None):
-    """20 images with one truth each; `found` of them have a perfect detection, all others one beside its truth."""
+    """20 images with one ground truth each.
+
+    `found` of them have a perfect detection, all others one beside its ground truth.
+    """
     path = root / name / f"seed{seed}"
     (path / "detections").mkdir(parents=True)
     info = {"recipe": name, "profile": "shapes", "seed": seed, "hash": name, "commit": "c0"}
@@ -160,7 +164,7 @@ def run_of(root: Path, name: str, seed: int, found: float, estimate=None):
     truth = {"category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 0}
     content = {"images": [{"id": i, "width": 200, "height": 200} for i in range(20)]}
     content |= {"categories": [{"id": 1, "name": "x"}], "annotations": [{"image_id": i, **truth} for i in range(20)]}
-    (path / "truths.json").write_text(json.dumps(content))
+    (path / "ground_truth.json").write_text(json.dumps(content))
     shift = np.where(np.arange(20) < found, 0.0, 100.0)
     boxes = pd.DataFrame({"image_id": range(20), "category_id": 1, "x1": shift, "y1": shift})
     boxes = boxes.assign(x2=shift + 50, y2=shift + 50, score=np.linspace(0.9, 0.1, 20))
@@ -169,7 +173,7 @@ def run_of(root: Path, name: str, seed: int, found: float, estimate=None):
     if estimate is not None:
         positives = boxes.assign(level=0, class_score=estimate, quality=math.nan, iou=np.tile([0.2, 0.8], 10))
         positives.drop(columns="score").to_parquet(path / "positives.parquet")
-    return load_run(path)
+    return read_run(path)
 
 
 def judged(folder, that: str, behind: dict[str, Measured | None], said=None):
@@ -197,7 +201,7 @@ def test_effects_intervals_and_verdicts(folder, tmp_path):
     assert summed["effect"] == pytest.approx(row["effect"] - 10)
     assert summed["low"] == pytest.approx(row["low"] - 10)
     near = {**behind, "a": Measured((run_of(tmp_path, "near", 0, 8),), "class")}
-    assert judged(folder, "b-wide:AP > a:AP", near)["verdict"] in (OPEN, HOLDS)
+    assert judged(folder, "b-wide:AP > a:AP", near)["verdict"] in (INCONCLUSIVE, HOLDS)
 
 
 def test_without_runs_there_is_no_verdict(folder, tmp_path):
@@ -253,15 +257,15 @@ def test_the_worst_comparison_decides():
         return [{"verdict": verdict} for verdict in verdicts]
 
     assert claim_verdict(rows(HOLDS, NOT_MEASURABLE)) == HOLDS
-    assert claim_verdict(rows(HOLDS, OPEN)) == OPEN
-    assert claim_verdict(rows(OPEN, NOT_RUN, HOLDS)) == NOT_RUN
+    assert claim_verdict(rows(HOLDS, INCONCLUSIVE)) == INCONCLUSIVE
+    assert claim_verdict(rows(INCONCLUSIVE, NOT_RUN, HOLDS)) == NOT_RUN
     assert claim_verdict(rows(NOT_RUN, FAILS, HOLDS)) == FAILS
     assert claim_verdict(rows(NOT_MEASURABLE)) == NOT_MEASURABLE
     about = {"claim": "c", "says": "s", "where": "w", "core": "core", "said": "0.26", "printed": "contradicts"}
-    about |= {"printed_effect": 0.026, "that": "b:PCC > a:PCC", "verdict": OPEN}
+    about |= {"printed_effect": 0.026, "that": "b:PCC > a:PCC", "verdict": INCONCLUSIVE}
     (line,) = claim_lines([{**about, "effect": 0.0161, "low": -0.01, "high": 0.0451}])
     assert line["its own tables"] == "contradict: said 0.26, the cells give 0.026"
-    assert (line["measured"], line["effect"]) == (OPEN, "+0.016 [-0.010, +0.045] PCC")
+    assert (line["measured"], line["effect"]) == (INCONCLUSIVE, "+0.016 [-0.010, +0.045] PCC")
 
 
 # --------------------------------------------------------------------------------------------------------------- sheets

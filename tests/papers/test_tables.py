@@ -5,19 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from qrepro.papers.tables import (
-    display,
-    is_number,
-    markdown,
-    metric_columns,
-    missing_rows,
-    read_table,
-    regenerate,
-    write_csv,
-    write_markdown,
-    write_rows,
-)
-from qrepro.records.run_folder import load_run
+from qrepro.papers.tables import metric_columns, missing_rows, read_table, regenerate, table_markdown
+from qrepro.records.run_folder import read_run
+from qrepro.records.tables import display, is_number, write_csv, write_markdown, write_rows
 
 PRINTED = """row,origin,model,alpha,AP,AP50,APS,PCC,params_m,fps,recipe,profile,overrides,rule
 cited,cited,SSD | 512,,28.80,,10.9,,,8,,,,
@@ -46,7 +36,7 @@ def make_run(folder, seed, rules, info=None, quality=(0.04, 0.16, 0.81)):
     columns = {name: 0.0 for name in ("image_id", "category_id", "level", "x1", "y1", "x2", "y2")}
     positives = pd.DataFrame({**columns, "class_score": 0.25, "quality": quality, "iou": [0.1, 0.2, 0.45]})
     positives.to_parquet(path / "positives.parquet")
-    return load_run(path)
+    return read_run(path)
 
 
 def test_metrics_are_told_from_settings(printed):
@@ -85,8 +75,11 @@ def test_the_same_runs_give_the_same_bytes_and_missing_rows_are_named(tmp_path, 
     frame = regenerate(printed, runs, "bccd")
     assert list(zip(frame["row"], frame["profile"], strict=True)) == [("cited", ""), ("plain", "bccd"), ("aware", "")]
     assert missing_rows(frame) == ["aware"]
-    again = regenerate(printed, {"plain": [load_run(tmp_path / "seed0")]}, "bccd")
-    for one, other, write in (("a.csv", "b.csv", write_csv), ("a.md", "b.md", write_markdown)):
+    again = regenerate(printed, {"plain": [read_run(tmp_path / "seed0")]}, "bccd")
+    for one, other, write in (
+        ("a.csv", "b.csv", write_csv),
+        ("a.md", "b.md", lambda frame, path: write_markdown(table_markdown(frame), path)),
+    ):
         assert write(frame, tmp_path / one).read_bytes() == write(again, tmp_path / other).read_bytes()
 
 
@@ -112,7 +105,7 @@ def voc_run(folder):
     """Sides 60 (S), 100 (M) and 100 (M, difficult); a hit of S at IoU 0.75, a miss of M, a hit of M at IoU 1."""
     run = make_run(folder, 0, {"power-1.0": {"AP": 1.0, "AP50": 2.0, "APS": 3.0}})
     corners = [(0, 0, 60), (200, 0, 100), (400, 0, 100)]
-    truths = {
+    ground_truth = {
         "images": [{"id": 1}],
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [
@@ -120,7 +113,7 @@ def voc_run(folder):
             for x, y, side in corners
         ],
     }
-    (run.path / "truths.json").write_text(json.dumps(truths))
+    (run.path / "ground_truth.json").write_text(json.dumps(ground_truth))
     rows = [(0, 0, 60, 45, 0.9), (600, 0, 700, 100, 0.8), (200, 0, 300, 100, 0.7)]
     found = pd.DataFrame(rows, columns=["x1", "y1", "x2", "y2", "score"]).assign(image_id=1, category_id=1)
     (run.path / "detections").mkdir()
@@ -131,7 +124,7 @@ def voc_run(folder):
 def test_map_columns_are_vocs_of_the_detections_by_the_rule_of_the_row(tmp_path):
     """11 points: (recall, precision) (1/2, 1), (1, 2/3) up to IoU 0.75, of which 6 recalls reach 1; above, (1/2, 1/2).
 
-    S: its one truth found. M: a miss, then its one truth found.
+    S: its one ground truth found. M: a miss, then its one ground truth found.
     """
     (tmp_path / "table1.csv").write_text(VOC_TABLE)
     frame = regenerate(read_table(tmp_path / "table1.csv"), {"ours": [voc_run(tmp_path)]})
@@ -140,12 +133,12 @@ def test_map_columns_are_vocs_of_the_detections_by_the_rule_of_the_row(tmp_path)
     expected = {"mAP": both, "mAPS": 100, "mAPM": 50, "mAP50": both, "mAP60": both, "mAP80": one}
     assert {name: ours[f"{name}_measured"] for name in expected} == pytest.approx(expected)
     assert pd.isna(ours["mAPL_measured"]) and pd.isna(theirs["mAP_measured"]) and ours["mAP"] == "81.0"
-    text = markdown(frame)
+    text = table_markdown(frame)
     assert f"81.0 / {both:.1f}" in text
     assert text.endswith(
         "- Not run: theirs.\n- mAP: PASCAL VOC's, at IoU 0.5 (mAP60: at IoU 0.6, and so on), 11-point as for VOC2007. "
-        "S, M, L: area below 64², 64² to 192², above 192² px² of the original picture. The paper says neither which "
-        "average nor which picture: both are a choice made here.\n"
+        "S, M, L: area below 64², 64² to 192², above 192² px² of the original image. The paper says neither which "
+        "average nor which image: both are a choice made here.\n"
     )
 
 
@@ -153,7 +146,7 @@ def test_no_map_without_stored_detections_and_no_note_where_no_column_is_vocs(tm
     run = make_run(tmp_path, 0, {"class": {"AP": 1.0}})
     frame = regenerate(printed.assign(mAP="80.0"), {"plain": [run]})
     assert pd.isna(frame["mAP_measured"]).all() and frame["AP_measured"][1] == 1
-    assert "VOC" not in markdown(regenerate(printed, {"plain": [run]}))
+    assert "VOC" not in table_markdown(regenerate(printed, {"plain": [run]}))
 
 
 def test_contradictions_are_refused(tmp_path, printed):
@@ -173,7 +166,7 @@ def test_contradictions_are_refused(tmp_path, printed):
 
 def test_markdown_shows_printed_beside_measured_in_aligned_columns(tmp_path, printed):
     runs = [make_run(tmp_path, s, {"class": {"AP": 30.0 + s, "AP50": 50.0}}) for s in (0, 1)]
-    text = markdown(regenerate(printed, {"plain": runs}, "shapes"), "Table 9", ["batch 8 instead of 16"])
+    text = table_markdown(regenerate(printed, {"plain": runs}, "shapes"), "Table 9", ["batch 8 instead of 16"])
     lines = text.splitlines()
     assert lines[0] == "# Table 9" and "*printed / measured*" in lines[2]
     table = [line for line in lines if line.startswith("|")]
@@ -203,7 +196,7 @@ def test_csv_keeps_what_was_printed_and_full_precision_and_reads_back(tmp_path, 
     again = read_table(path)
     assert again["AP_measured"][1] == 100 / 3 and again["AP"].tolist() == ["28.80", "35.6", "37.3"]
     assert again["alpha"].tolist() == ["", "1.0", "0.5"]
-    assert write_markdown(again, tmp_path / "out/table9.md").read_text() == markdown(frame)
+    assert write_markdown(table_markdown(again), tmp_path / "out/table9.md").read_text() == table_markdown(frame)
 
 
 def test_rows_of_any_analysis_are_written_twice(tmp_path):

@@ -249,7 +249,7 @@ def test_reliability_of_nothing_and_of_mixed_rows():
 
 def test_precision_recall_is_the_mean_of_the_classes_with_truth():
     recall = [0.0, 0.5, 1.0]
-    precision = np.array([[1.0, -1.0, 0.8], [0.6, -1.0, 0.4], [0.2, -1.0, 0.0]])  # the second class has no truth
+    precision = np.array([[1.0, -1.0, 0.8], [0.6, -1.0, 0.4], [0.2, -1.0, 0.0]])  # the second class has no ground truth
     plot = precision_recall(recall, {"IoU 0.50": precision, "mean": [0.5, 0.5, 0.2], "none": np.full((3, 2), -1)})
     (ax,) = plot.figure.axes
     lines = {line.get_label().replace("\u00a0", " "): line for line in ax.lines}
@@ -523,7 +523,7 @@ def test_claimed_effects_has_a_panel_for_each_unit():
     rows = [
         claimed("a", "AP", 1.5, 2.0, "holds"),
         claimed("b", "PCC", 0.3, -3.0, "does not hold"),
-        claimed("c", "mAP50", np.nan, 0.5, "not seen"),
+        claimed("c", "mAP50", np.nan, 0.5, "inconclusive"),
     ]
     plot = claimed_effects(rows, "On shapes.")
     points, correlations = plot.figure.axes
@@ -541,7 +541,7 @@ def test_claimed_effects_has_a_panel_for_each_unit():
     colours = {line.get_color() for line in correlations.lines[1:3]}
     assert len(colours) == 1 and colours != {drawn[0].get_color()} and points.yaxis_inverted()
     (legend,) = plot.figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["holds", "not seen", "does not hold", "printed"]
+    assert [text.get_text() for text in legend.get_texts()] == ["holds", "inconclusive", "does not hold", "printed"]
     assert plot.caption.startswith("On shapes. Lines: 95 %") and len(plot.points) == 3
     with pytest.raises(ValueError, match="claimed_effects needs at least one row"):
         claimed_effects([])

@@ -1,10 +1,16 @@
 import csv
+import json
+from pathlib import Path
 
 import pytest
 import yaml
 
+from helpers.files import GOLDEN
+from qrepro.experiments.experiment import run_path
 from qrepro.priors import Anchors
-from qrepro.recipe import Recipe, names, recipe_root, resolve
+from qrepro.quality import ESTIMATORS, ConvQuality
+from qrepro.recipe import Recipe, names, read_recipe, recipe_root
+from qrepro.recipe.axes import checked, filled, has_estimate, network_hash, resolve
 from qrepro.recipe.build import build_detector, build_objective, build_postprocess
 from qrepro.recipe.describe import facts
 from qrepro.recipe.load import merge, profiles
@@ -55,15 +61,77 @@ def test_resolving_one_recipe_leaves_no_trace_in_another():
 
 def test_a_recipe_equals_itself_after_a_round_trip_through_a_file():
     recipe = resolve("iou_aware/grad_r50", "shapes", ["schedule.batch=4"])
-    again = Recipe.model_validate(yaml.safe_load(yaml.safe_dump(recipe.values())))
+    again = checked(yaml.safe_load(yaml.safe_dump(recipe.values())), "a file")
     assert again == recipe and again.hash == recipe.hash
     assert isinstance(again.prior.build({"anchors": Anchors}).ratios, tuple)
+
+
+PERFORMANCE = ["schedule.precision=bf16", "schedule.channels_last=true"]
+
+
+def test_what_makes_a_training_fast_is_recorded_and_no_variant():
+    recipe = resolve("iou_aware/grad_r50", overrides=[*PERFORMANCE, "schedule.batch=8"])
+    assert recipe.variant == ["schedule.batch=8"] and len(recipe.overrides) == 3
+    assert recipe.performance == {"precision": "bf16", "channels_last": True}
+    plain, fast = (run_path(Path("results"), resolve("grad_r50", overrides=o), 0) for o in ([], PERFORMANCE))
+    assert plain == fast == Path("results/iou_aware/grad_r50/coco/seed0")
+
+
+def test_hashes_are_kept():
+    """Runs of days are found by them: whoever changes one changes what is trained, or makes all runs of it stale."""
+    kept = json.loads((GOLDEN / "hashes.json").read_text())
+    found = {
+        f"{name} on {profile}": read_recipe(name, profile).hash for name in names() for profile in ("coco", "shapes")
+    }
+    assert {key: value for key, value in found.items() if kept.get(key, value) != value} == {}
+    assert set(kept) <= set(found)
+
+
+def test_recipes_that_say_the_same_have_one_hash_and_others_have_not():
+    """Held against the values with every default filled in: no recipe says a default that another one leaves out."""
+    said, meant = {}, {}
+    for name in names():
+        recipe = resolve(name, "shapes")
+        values = filled(recipe)
+        for key in ("name", "profile", "overrides", "card", "score", "postprocess"):
+            values.pop(key)
+        content = json.dumps(without_null(values), sort_keys=True)
+        said.setdefault(recipe.hash, set()).add(content)
+        meant.setdefault(content, set()).add(recipe.hash)
+    assert max(map(len, said.values())) == max(map(len, meant.values())) == 1
+    assert len(said) > 60
+
+
+def without_null(value):
+    if isinstance(value, dict):
+        return {key: without_null(inner) for key, inner in value.items() if inner is not None}
+    return [without_null(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_a_new_option_with_a_default_keeps_the_hash(monkeypatch):
+    """And a default that is said in full is the same network."""
+
+    class Later(ConvQuality):
+        def __init__(self, context, *, later: bool = False) -> None:
+            super().__init__(context)
+
+    before = resolve("iou_aware/grad_r50")
+    monkeypatch.setitem(ESTIMATORS, "conv", Later)
+    after = resolve("iou_aware/grad_r50")
+    assert after.quality.options == {"later": False} and after.hash == before.hash
+    assert network_hash(after) == network_hash(before)
+    told = resolve("iou_aware/grad_r50", overrides=["quality.later=false"])
+    assert network_hash(told) == network_hash(before)
+    assert network_hash(resolve("iou_aware/grad_r50", overrides=["quality.later=true"])) != network_hash(before)
 
 
 def test_hash_sees_training_and_nothing_else():
     base = resolve("iou_aware/grad_r50")
     assert (
-        resolve("iou_aware/grad_r50", overrides=["score=product", "postprocess.nms=0.6", "schedule.log_every=1"]).hash
+        resolve(
+            "iou_aware/grad_r50",
+            overrides=["score=product", "postprocess.iou_thr=0.6", "schedule.log_every=1", *PERFORMANCE],
+        ).hash
         == base.hash
     )
     changed = ["schedule.batch=8", "loss.quality.detach=true", "assign.positive=0.6", "data.limit=10", "image.pad=64"]
@@ -97,7 +165,7 @@ CYCLES = "{cycles: 2, epochs: 1, lr: %s}"
         ("grad_r50", "coco", "loss.class.gama=3", "gama: unknown key: did you mean 'gamma'"),
         ("grad_r50", "coco", "losss.class.gamma=3", "losss: unknown key: did you mean 'loss'"),
         ("grad_r50", "coco", "assign.kind=maxiou", "did you mean 'max_iou'"),
-        ("grad_r50", "coco", "assign.positive=high", "assign: positive: Input should be a valid number"),
+        ("grad_r50", "coco", "assign.positive=high", "assign.positive: Input should be a valid number"),
         ("grad_r50", "coco", "score=powr-2", "score rule 'powr-2'"),
         ("retinanet_r50", "coco", "score=product", "needs a quality estimate"),
         ("grad_r50", "coco", "schedule.steps=3", "exactly one of epochs and steps"),
@@ -117,10 +185,15 @@ CYCLES = "{cycles: 2, epochs: 1, lr: %s}"
             "head.scores=sigmoid",
             "loss.class: kind softmax and head.scores: softmax need each other",
         ),
-        ("passd320", "coco", "first.loss.class={kind: focal}", "first.loss.class: kind softmax and head.scores"),
-        ("passd320", "coco", "first.refine=boxes", "first.refine: Input should be 'code' or 'box'"),
-        ("passd320", "coco", "assign={kind: atss}", "first.rematch: only max_iou matches boxes that differ by image"),
-        ("vfnet/vfnet", "coco", "first.box={kind: delta}", "first.box: a correction of the code"),
+        ("passd320", "coco", "initial.loss.class={kind: focal}", "initial.loss.class: kind softmax and head.scores"),
+        ("passd320", "coco", "initial.refine=boxes", "initial.refine: Input should be 'encoding' or 'box'"),
+        (
+            "passd320",
+            "coco",
+            "assign={kind: atss}",
+            "initial.reassign: only max_iou matches boxes that differ by image",
+        ),
+        ("vfnet/vfnet", "coco", "initial.box_coder={kind: delta}", "initial.box_coder: a correction of the encoding"),
         ("passd320", "coco", "loss.negatives=0", "loss.negatives: Input should be greater than 0"),
         ("grad_r50", "coco", "schedule.batch", "must look like"),
         ("grad_r50", "coco", "schedule.batch=[", "not a YAML value"),
@@ -138,7 +211,7 @@ def test_recipe_files_of_a_user(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("extends: iou_aware/grad_r50\nquality: {kind: conv}\nscore: power-0.3\n")
     recipe = resolve(str(mine), "shapes")
-    assert recipe.name == "custom/mine" and recipe.score == "power-0.3"
+    assert recipe.name == "custom/mine" and recipe.rule.name == "power-0.3"
     mine.write_text("extends: [a, : b\n")
     with pytest.raises(ValueError, match="broken YAML"):
         resolve(str(mine))
@@ -158,7 +231,7 @@ SWEEPS = {*(("iou_aware", f"table{n}") for n in (3, 4, 6)), ("vfnet", "oracle")}
 
 @pytest.mark.parametrize("table", sorted(recipe_root().glob("*/*.csv")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_trained_row_of_a_table_names_a_recipe_and_a_rule(table):
-    from qrepro.quality import Rule
+    from qrepro.records.score_rule import Rule
 
     with table.open() as file:
         for row in csv.DictReader(file):
@@ -168,7 +241,7 @@ def test_every_trained_row_of_a_table_names_a_recipe_and_a_rule(table):
             if row["recipe"]:
                 recipe = resolve(row["recipe"], row["profile"], row["overrides"].split())
                 rule = Rule.parse(row["rule"])
-                assert recipe.estimates or rule.kind == "class" or rule.oracle
+                assert has_estimate(recipe) or rule.kind == "class" or rule.oracle
                 on_card = any(
                     p.row == row["row"] and str(p.table) == table.stem.removeprefix("table") for p in recipe.card.paper
                 )
@@ -179,13 +252,21 @@ def test_every_trained_row_of_a_table_names_a_recipe_and_a_rule(table):
 def test_values_of_gfl():
     """setup.md of arXiv 2006.04388, sections 1, 3 and 8."""
     recipe = resolve("gfl/gfl")
-    assert (recipe.box.kind, recipe.box.options["n"], recipe.box.options["delta"]) == ("general", 16, 1.0)
+    assert (recipe.box_coder.kind, recipe.box_coder.options["n"], recipe.box_coder.options["delta"]) == (
+        "general",
+        16,
+        1.0,
+    )
     assert (recipe.loss.classes.kind, recipe.loss.classes.options["beta"], recipe.loss.classes.weight) == ("qfl", 2, 1)
-    assert (recipe.loss.box.kind, recipe.loss.box.weight, recipe.loss.box.by) == ("giou", 2.0, "score")
-    assert (recipe.loss.code.kind, recipe.loss.code.weight, recipe.loss.code.by) == ("dfl", 0.25, "score")
-    assert recipe.loss.quality is None and recipe.quality.kind == "none" and recipe.score == "class"
+    assert (recipe.loss.box.kind, recipe.loss.box.weight, recipe.loss.box.weight_by) == ("giou", 2.0, "score")
+    assert (recipe.loss.encoding.kind, recipe.loss.encoding.weight, recipe.loss.encoding.weight_by) == (
+        "dfl",
+        0.25,
+        "score",
+    )
+    assert recipe.loss.quality is None and recipe.quality.kind == "none" and recipe.rule.name == "class"
     assert recipe.schedule.optimiser.lr == 0.01 and recipe.schedule.batch == 16 and recipe.schedule.clip is None
-    assert recipe.postprocess.options["nms"] == 0.6
+    assert recipe.postprocess.options["iou_thr"] == 0.6
     double = resolve("gfl/r50_2x")
     assert (double.schedule.epochs, double.schedule.decay.at) == (24, [16, 22])
     assert double.image.train[0].options["short"] == [480, 800]
@@ -198,7 +279,7 @@ def test_variants_of_table_1a_differ_in_quality_alone():
         for host in ("fcos", "atss"):
             plain, other = (resolve(f"gfl/{host}_{name}").values() for name in ("centerness", variant))
             changed.append({key for key in plain if plain[key] != other[key]} - {"name", "card"})
-        assert changed[0] == changed[1] <= {"quality", "target", "loss", "score", "box"}, variant
+        assert changed[0] == changed[1] <= {"quality", "target", "loss", "score", "box_coder"}, variant
 
 
 def test_a_recipe_adapts_to_a_profile_by_itself():
@@ -217,7 +298,7 @@ def test_measures_that_recipes_may_name_are_those_that_there_are():
     from qrepro.target import MEASURES
 
     assert set(get_args(Measure)) == set(MEASURES)
-    assert set(get_args(QualityLossPart.model_fields["towards"].annotation)) < set(MEASURES)
+    assert set(get_args(QualityLossPart.model_fields["target"].annotation)) < set(MEASURES)
 
 
 def test_parts_that_do_not_fit_are_refused_when_a_detector_is_built():
@@ -234,17 +315,22 @@ def test_what_a_checkpoint_must_fit():
     """Another first step is another network; other losses, matching or sampling of data are not."""
     base = resolve("passd/passd320")
     for change in (
-        "first.box.clip=false",
+        "initial.box_coder.clip=false",
         "sampling.outputs=null",
         "sampling.outputs.share=0.1",
         "head.scores=sigmoid",
     ):
         changes = [change]
         if "sigmoid" in change:
-            changes += ["loss.class={kind: focal}", "first.loss.class={kind: focal}"]
-        assert resolve("passd/passd320", overrides=changes).model_hash != base.model_hash, change
-    for change in ("first.loss.code.weight=2", "first.assign.positive=0.6", "loss.negatives=5", "schedule.batch=8"):
-        assert resolve("passd/passd320", overrides=[change]).model_hash == base.model_hash, change
+            changes += ["loss.class={kind: focal}", "initial.loss.class={kind: focal}"]
+        assert network_hash(resolve("passd/passd320", overrides=changes)) != network_hash(base), change
+    for change in (
+        "initial.loss.encoding.weight=2",
+        "initial.assign.positive=0.6",
+        "loss.negatives=5",
+        "schedule.batch=8",
+    ):
+        assert network_hash(resolve("passd/passd320", overrides=[change])) == network_hash(base), change
         assert resolve("passd/passd320", overrides=[change]).hash != base.hash, change
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qrepro.records.detections
-from qrepro.metrics.coco_ap import ap_metrics, evaluate
+from qrepro.metrics.coco_ap import ap_metrics, evaluate_ap
 from qrepro.metrics.iou import iou_eval
 from qrepro.metrics.matching import match
 from qrepro.metrics.voc_ap import evaluate_voc
 from qrepro.records.detections import DETECTION_COLUMNS, check_detections, read_detections
-from qrepro.records.ground_truth import BOX, Truths, read_truths
+from qrepro.records.ground_truth import BOX, GroundTruth, read_ground_truth
 
 TRUTHS = {
     "images": [{"id": 5, "file_name": "x/a.png", "width": 64, "height": 48}, {"id": 2, "file_name": "b.png"}],
@@ -40,14 +40,14 @@ def write(path, value, **how):
 
 
 @pytest.fixture
-def truths(tmp_path) -> Truths:
-    return read_truths(write(tmp_path / "truths.json", TRUTHS))
+def ground_truth(tmp_path) -> GroundTruth:
+    return read_ground_truth(write(tmp_path / "ground_truth.json", TRUTHS))
 
 
-def test_truths_keep_every_value_and_derive_what_is_missing(truths):
-    assert truths.images["id"].tolist() == [5, 2] and np.isnan(truths.images["width"][1])
-    assert truths.categories.to_dict("records") == [{"id": 1, "name": "disc"}, {"id": 9, "name": "square"}]
-    assert truths.annotations.to_dict("records") == [
+def test_truths_keep_every_value_and_derive_what_is_missing(ground_truth):
+    assert ground_truth.images["id"].tolist() == [5, 2] and np.isnan(ground_truth.images["width"][1])
+    assert ground_truth.categories.to_dict("records") == [{"id": 1, "name": "disc"}, {"id": 9, "name": "square"}]
+    assert ground_truth.annotations.to_dict("records") == [
         {"id": 0, "image_id": 5, "category_id": 1, "x1": 1, "y1": 2, "x2": 11, "y2": 22, "area": 150.5, "iscrowd": 1},
         {"id": 7, "image_id": 2, "category_id": 9, "x1": 0, "y1": 0, "x2": 3, "y2": 4, "area": 12, "iscrowd": 0},
     ]
@@ -55,22 +55,24 @@ def test_truths_keep_every_value_and_derive_what_is_missing(truths):
 
 def test_truths_may_leave_out_names_ids_and_objects(tmp_path):
     bare = {"images": [{"id": 5}], "categories": [{"id": 1, "name": None}], "annotations": [OBJECT, OBJECT]}
-    truths = read_truths(write(tmp_path / "truths.json", bare))
-    assert truths.images["file_name"].tolist() == ["5"] and truths.categories["name"].tolist() == ["1"]
-    assert truths.annotations["id"].tolist() == [-1, -1]
-    truths = read_truths(write(tmp_path / "truths.json", bare | {"annotations": []}))
-    assert len(truths.annotations) == 0 and truths.annotations["image_id"].dtype == np.int64
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", bare))
+    assert ground_truth.images["file_name"].tolist() == ["5"] and ground_truth.categories["name"].tolist() == ["1"]
+    assert ground_truth.annotations["id"].tolist() == [-1, -1]
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", bare | {"annotations": []}))
+    assert len(ground_truth.annotations) == 0 and ground_truth.annotations["image_id"].dtype == np.int64
 
 
 @pytest.mark.parametrize("written, read", [(True, 1), (False, 0), (1, 1), (None, 0)])
 def test_iscrowd_may_be_a_boolean(tmp_path, written, read):
     change = {"annotations": [OBJECT | {"iscrowd": written}]}
-    assert read_truths(write(tmp_path / "truths.json", TRUTHS | change)).annotations["iscrowd"].tolist() == [read]
+    assert read_ground_truth(write(tmp_path / "ground_truth.json", TRUTHS | change)).annotations[
+        "iscrowd"
+    ].tolist() == [read]
 
 
 def test_an_area_that_is_nan_is_derived(tmp_path):
     change = {"annotations": [OBJECT | {"bbox": [1, 1, 2, 3], "area": math.nan}]}
-    assert read_truths(write(tmp_path / "truths.json", TRUTHS | change)).annotations["area"].tolist() == [6]
+    assert read_ground_truth(write(tmp_path / "ground_truth.json", TRUTHS | change)).annotations["area"].tolist() == [6]
 
 
 def annotation(**change):
@@ -107,9 +109,9 @@ def annotation(**change):
     ({"annotations": [OBJECT | {"id": 3}] * 3}, r"annotations\[1\]: id must be unique, got 3 \(2 such records\)"),
 ])  # fmt: skip
 def test_bad_truths_name_file_and_record(tmp_path, change, message):
-    path = write(tmp_path / "truths.json", TRUTHS | change)
+    path = write(tmp_path / "ground_truth.json", TRUTHS | change)
     with pytest.raises(ValueError, match=message) as error:
-        read_truths(path)
+        read_ground_truth(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
@@ -122,7 +124,7 @@ def test_bad_truths_name_file_and_record(tmp_path, change, message):
 ])  # fmt: skip
 def test_what_is_no_ground_truth_is_said_to_be_none(tmp_path, value, message):
     with pytest.raises(ValueError, match=f"ground truth must be a JSON object with images, categories.*{message}"):
-        read_truths(write(tmp_path / "truths.json", value))
+        read_ground_truth(write(tmp_path / "ground_truth.json", value))
 
 
 @pytest.mark.parametrize("size", [{}, {"width": 0, "height": 0}, {"width": None}])
@@ -133,10 +135,10 @@ def test_truths_outside_their_image_are_warned_of(tmp_path, size):
     boxes = [*outside, *touching, (5, [63, 0, 9, 9]), (5, [-9, -9, 99, 99]), (5, [0, 0, 64, 48])]
     change = {"annotations": [OBJECT | {"image_id": image, "bbox": box} for image, box in boxes]}
     images = [TRUTHS["images"][0], TRUTHS["images"][1] | size]
-    path = write(tmp_path / "truths.json", TRUTHS | change | {"images": images})
+    path = write(tmp_path / "ground_truth.json", TRUTHS | change | {"images": images})
     message = r"4 of 10 annotations: box x1 y1 x2 y2 lies outside its image, first annotations\[0\]: \[65.0, 0.0, 66.0"
     with pytest.warns(UserWarning, match=message) as caught:
-        assert len(read_truths(path).annotations) == 10
+        assert len(read_ground_truth(path).annotations) == 10
     assert len(caught) == 1 and caught[0].filename == __file__
 
 
@@ -211,38 +213,38 @@ def test_parquet_results_round_trip(tmp_path):
     pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet"), written)
 
 
-def test_parquet_of_results_equals_their_json(tmp_path, truths):
-    expected = read_detections(write(tmp_path / "found.json", RESULTS), truths)
+def test_parquet_of_results_equals_their_json(tmp_path, ground_truth):
+    expected = read_detections(write(tmp_path / "found.json", RESULTS), ground_truth)
     pd.DataFrame(RESULTS).to_parquet(tmp_path / "found.parquet")
-    pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet", truths), expected)
+    pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet", ground_truth), expected)
     both = pd.DataFrame(RESULTS).assign(category="never read", **{name: expected[name] for name in BOX})
     both.assign(bbox="never read").to_parquet(tmp_path / "found.parquet")
-    pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet", truths), expected)
+    pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet", ground_truth), expected)
     named = [record | {"image_id": name} for record, name in zip(RESULTS, ["a", "b.png"], strict=True)]
     frame = pd.DataFrame(named).rename(columns={"category_id": "category"}).replace({"category": {1: "disc"}})
     frame["category"] = ["disc", "square"]
     frame.convert_dtypes().to_parquet(tmp_path / "found.parquet")
-    pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet", truths), expected)
+    pd.testing.assert_frame_equal(read_detections(tmp_path / "found.parquet", ground_truth), expected)
 
 
-def test_no_detections_are_legal_and_score_zero(tmp_path, truths):
+def test_no_detections_are_legal_and_score_zero(tmp_path, ground_truth):
     for name in ("found.json", "found.parquet"):
         path = write(tmp_path / "found.json", [])
         if name.endswith(".parquet"):
             path = tmp_path / name
             read_detections(tmp_path / "found.json").to_parquet(path)
-        frame = read_detections(path, truths)
+        frame = read_detections(path, ground_truth)
         assert len(frame) == 0 and list(frame.columns) == DETECTION_COLUMNS
         assert frame["image_id"].dtype == np.int64 and frame["score"].dtype == np.float64
     # of the two categories only "square" has an object that counts
     assert (
-        ap_metrics(evaluate(truths, frame))["AP"]
-        == ap_metrics(evaluate(truths, frame, engine="pycocotools"))["AP"]
+        ap_metrics(evaluate_ap(ground_truth, frame))["AP"]
+        == ap_metrics(evaluate_ap(ground_truth, frame, engine="pycocotools"))["AP"]
         == 0
     )
-    ap = evaluate_voc(truths, frame).ap
+    ap = evaluate_voc(ground_truth, frame).ap
     assert np.isnan(ap[:, 0]).all() and (ap[:, 1] == 0).all()
-    assert iou_eval(truths, frame).shape == (0,) and match(truths, frame).hit.shape == (10, 0)
+    assert iou_eval(ground_truth, frame).shape == (0,) and match(ground_truth, frame).hit.shape == (10, 0)
 
 
 @pytest.mark.parametrize("image, category", [
@@ -252,9 +254,9 @@ def test_no_detections_are_legal_and_score_zero(tmp_path, truths):
     ("a", {"category_id": None, "category": "disc"}),
     ("a", {"category_id": 1, "category": "never read"}),
 ])  # fmt: skip
-def test_names_of_the_ground_truth_stand_for_ids(tmp_path, truths, image, category):
+def test_names_of_the_ground_truth_stand_for_ids(tmp_path, ground_truth, image, category):
     first = {"image_id": image, "bbox": [0, 0, 1, 1], "score": 0.5} | category
-    frame = read_detections(write(tmp_path / "found.json", [first, RESULTS[1]]), truths)
+    frame = read_detections(write(tmp_path / "found.json", [first, RESULTS[1]]), ground_truth)
     assert frame["image_id"].tolist() == [5, 2] and frame["category_id"].tolist() == [1, 9]
 
 
@@ -263,18 +265,20 @@ def test_a_name_that_two_records_share_stands_for_neither(tmp_path):
     images = [{"id": number, "file_name": file} for number, file in enumerate(files, start=1)]
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]
     value = {"images": images, "categories": categories, "annotations": []}
-    truths = read_truths(write(tmp_path / "truths.json", value))
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", value))
 
     def ids(*names):
         records = [{"image_id": name, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5} for name in names]
-        return read_detections(write(tmp_path / "found.json", records), truths)["image_id"].tolist()
+        return read_detections(write(tmp_path / "found.json", records), ground_truth)["image_id"].tolist()
 
     # a whole file name goes before the stem of another
     assert ids("x/a.jpg", "y/a", "a", 2, "c.jpg", "c") == [1, 2, 3, 2, 4, 4]
     with pytest.raises(ValueError, match=r"detections\[1\]: image_id .* name that just one .*, got 'a.jpg'"):
         ids("a", "a.jpg")
     with pytest.raises(ValueError, match=r"detections\[0\]: category_id .* name that just one .*, got 'cat'"):
-        read_detections(write(tmp_path / "found.json", [RESULTS[0] | {"image_id": 1, "category_id": "cat"}]), truths)
+        read_detections(
+            write(tmp_path / "found.json", [RESULTS[0] | {"image_id": 1, "category_id": "cat"}]), ground_truth
+        )
 
 
 @pytest.mark.parametrize("change, message", [
@@ -305,10 +309,10 @@ def test_a_name_that_two_records_share_stands_for_neither(tmp_path):
     ({"bbox": [0, 0, 1, 1, 1]}, "bbox must be 4 numbers"),
     ({"bbox": {"x": 0}}, "bbox must be 4 numbers"),
 ])  # fmt: skip
-def test_bad_detections_name_file_record_and_count(tmp_path, truths, change, message):
+def test_bad_detections_name_file_record_and_count(tmp_path, ground_truth, change, message):
     path = write(tmp_path / "found.json", [RESULTS[0], RESULTS[1] | change, RESULTS[0], RESULTS[1] | change])
     with pytest.raises(ValueError, match=rf"detections\[1\]: {message}.* \(2 such records\)") as error:
-        read_detections(path, truths)
+        read_detections(path, ground_truth)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
@@ -331,13 +335,13 @@ def test_bad_detections_name_file_record_and_count(tmp_path, truths, change, mes
     ({"bbox": [[0, 0, 1, 1], None], "x1": None}, "bbox must be 4 numbers .*, got none"),
     ({"bbox": [[0, 0, 1, 1], [0, 0, 1, None]], "x1": None}, "bbox .* must be finite"),
 ])  # fmt: skip
-def test_bad_rows_of_parquet_are_named_likewise(tmp_path, truths, columns, message):
+def test_bad_rows_of_parquet_are_named_likewise(tmp_path, ground_truth, columns, message):
     good = {"image_id": [5, 5], "category_id": 1, "x1": 0.0, "y1": 0.0, "x2": 1.0, "y2": 1.0, "score": 0.5}
     filled = {name: values for name, values in {**good, **columns}.items() if values is not None}
     path = tmp_path / "found.parquet"
     pd.DataFrame(filled).to_parquet(path)
     with pytest.raises(ValueError, match=rf"^{path}: detections\[[01]\]: {message}"):
-        read_detections(path, truths)
+        read_detections(path, ground_truth)
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id", "bbox", "score"])
@@ -380,26 +384,26 @@ def test_a_frame_is_checked_by_row():
     ([{"quality": -0.1}], r"1 of 3 detections: quality lies outside \[0, 1\], first detections\[1\]: -0.1"),
     ([{}, {"bbox": [70, 1, 2, 3]}], r"1 of 3 detections: box .* outside its image, first detections\[2\]: \[70.0, 1"),
 ])  # fmt: skip
-def test_strange_detections_are_read_with_one_warning(tmp_path, truths, changes, message):
+def test_strange_detections_are_read_with_one_warning(tmp_path, ground_truth, changes, message):
     records = [RESULTS[0] | change for change in [{}, *changes, {}][:3]]
     path = write(tmp_path / "found.json", records)
     with pytest.warns(UserWarning, match=message) as caught:
-        assert len(read_detections(path, truths)) == 3
+        assert len(read_detections(path, ground_truth)) == 3
     assert len(caught) == 1 and caught[0].filename == __file__ and str(caught[0].message).startswith(f"{path}: ")
 
 
-def test_ordinary_detections_are_read_without_a_warning(tmp_path, truths):
+def test_ordinary_detections_are_read_without_a_warning(tmp_path, ground_truth):
     ends = [{"score": 0}, {"score": 1}, {"quality": 0}, {"quality": 1}, {"bbox": [-5, -5, 200, 200]}, {}]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_detections(write(tmp_path / "found.json", [RESULTS[0] | change for change in ends]), truths)
+        read_detections(write(tmp_path / "found.json", [RESULTS[0] | change for change in ends]), ground_truth)
 
 
 def test_files_that_are_not_what_they_claim(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_detections(tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match="no such file"):
-        read_truths(tmp_path / "none.json")
+        read_ground_truth(tmp_path / "none.json")
     packed = gzip.compress(json.dumps(RESULTS * 99).encode())
     damaged = packed[:60] + bytes(20) + packed[80:]
     for name, content, message in (
@@ -416,7 +420,7 @@ def test_files_that_are_not_what_they_claim(tmp_path):
         ("a.json.gz", damaged, "cannot be read"),
     ):
         (tmp_path / name).write_bytes(content)
-        for read in (read_detections, read_truths):
+        for read in (read_detections, read_ground_truth):
             with pytest.raises(ValueError, match=message) as error:
                 read(tmp_path / name)
             assert str(error.value).startswith(f"{tmp_path / name}: ") and "\n" not in str(error.value)
@@ -424,7 +428,7 @@ def test_files_that_are_not_what_they_claim(tmp_path):
     with pytest.raises(ValueError, match="not a Parquet file"):
         read_detections(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="ground truth is read from COCO-format"):
-        read_truths(tmp_path / "a.parquet")
+        read_ground_truth(tmp_path / "a.parquet")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         read_detections(tmp_path / "preds")
     (tmp_path / "a.pkl").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Result files of five other projects, each written as that project writes it: one truth, five detections, equal AP.
+"""Result files of five other projects, each as that project writes it: one ground truth, five detections, equal AP.
 
 The examples are modelled on the code of the projects; the comment over each names the file and version that was read.
 All of them are written by `json.dump` with its defaults.
@@ -16,7 +16,7 @@ from helpers.commands import run
 from helpers.voc_files import box
 from helpers.voc_files import write as write_pascal
 from qrepro.records.detections import read_detections
-from qrepro.records.ground_truth import BOX, read_truths
+from qrepro.records.ground_truth import BOX, read_ground_truth
 
 # As COCO: categories with gaps between their ids, images named after theirs.
 TRUTHS = {
@@ -45,7 +45,7 @@ CORNERS = [
     [400.0, 300.0, 450.0, 400.0],
     [40.0, 40.0, 140.0, 110.0],
 ]
-# At IoU 0.5 all but the fourth are hits. person: half the truths at precision 1, 51 of 101 recalls; car and dog: all.
+# At IoU 0.5 all but the fourth are hits. person: half the objects at precision 1, 51 of 101 recalls; car and dog: all.
 AP50 = 100 * (51 / 101 + 1 + 1) / 3
 
 # MMDetection 3, mmdet/evaluation/metrics/coco_metric.py (commit 013e541), results2json: PREFIX.bbox.json.
@@ -146,7 +146,7 @@ def write_preds(folder, preds):
 @pytest.fixture
 def files(tmp_path):
     """A folder with the ground truth and the example of every project."""
-    write(tmp_path / "truths.json", TRUTHS)
+    write(tmp_path / "ground_truth.json", TRUTHS)
     for name, records in LISTS.items():
         write(tmp_path / name, records)
     write_preds(tmp_path / "preds", PREDS)
@@ -154,8 +154,8 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def truths(tmp_path):
-    return read_truths(write(tmp_path / "truths.json", TRUTHS))
+def ground_truth(tmp_path):
+    return read_ground_truth(write(tmp_path / "ground_truth.json", TRUTHS))
 
 
 def columns(frame):
@@ -164,8 +164,8 @@ def columns(frame):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_file_of_a_project_is_read_as_it_was_meant(files, truths, name):
-    frame = read_detections(files / name, truths)
+def test_the_file_of_a_project_is_read_as_it_was_meant(files, ground_truth, name):
+    frame = read_detections(files / name, ground_truth)
     assert columns(frame) == [IMAGES, CATEGORIES, SCORES, CORNERS]
     assert frame["image_id"].dtype == frame["category_id"].dtype == np.int64 and frame["score"].dtype == np.float64
     assert frame["quality"].isna().all() and (frame["level"] == -1).all()
@@ -173,9 +173,9 @@ def test_the_file_of_a_project_is_read_as_it_was_meant(files, truths, name):
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
 def test_the_same_detections_have_the_same_ap_in_every_format(capsys, files, engine):
-    given = [part for name in ALL for part in ("--detections", files / name)]
+    given = [files / name for name in ALL]
     code, _, err = run(
-        capsys, "analyze", "ap", *given, "--annotations", files / "truths.json", "--out", files / "out",
+        capsys, "analyze", "ap", *given, "--annotations", files / "ground_truth.json", "--out", files / "out",
         "--engine", engine,
     )  # fmt: skip
     assert (code, err) == (0, "")
@@ -186,29 +186,29 @@ def test_the_same_detections_have_the_same_ap_in_every_format(capsys, files, eng
 
 
 def test_two_formats_are_compared(capsys, files):
-    given = ["--annotations", files / "truths.json", "--out", files / "out", "--draws", "5"]
+    given = ["--annotations", files / "ground_truth.json", "--out", files / "out", "--draws", "10"]
     code, out, err = run(capsys, "analyze", "compare", files / "dfine.json", files / "preds", *given)
     assert code == 0, err
     assert "a: dfine.json" in out and "b: preds" in out
     rows = pd.read_csv(files / "out" / "compare.csv").set_index("metric")
     assert rows["a"]["AP50"] == pytest.approx(AP50) and (rows["difference"].dropna() == 0).all()
     code, _, err = run(capsys, "analyze", "compare", files / "preds", files / "preds", "--rule-b", "class", *given)
-    assert code == 2 and "a result file has no scoring rules" in err
+    assert code == 2 and "a result file has no score rules" in err
 
 
 def test_a_folder_of_runs_is_no_folder_of_predictions(capsys, files):
     write(files / "runs" / "recipe" / "run.json", {"recipe": "r", "profile": "p", "seed": 0})
     write(files / "runs" / "notes.json", {})
-    given = ["--annotations", files / "truths.json"]
+    given = ["--annotations", files / "ground_truth.json"]
     code, _, err = run(capsys, "analyze", "compare", files / "runs", files / "preds", *given)
     assert code == 2 and err == f"error: {files / 'runs'}: no evaluated run (1 without metrics.json); `qrepro eval` makes one\n"  # fmt: skip # noqa: E501
 
 
 def test_files_of_the_same_name_are_told_apart(capsys, files):
     paths = [write(files / where / "predictions.json", ULTRALYTICS[:count]) for where, count in (("a", 5), ("b", 4))]
-    given = ["--annotations", files / "truths.json", "--out", files / "out"]
+    given = ["--annotations", files / "ground_truth.json", "--out", files / "out"]
     code, _, err = run(
-        capsys, "analyze", "ap", "--detections", paths[0], "--detections", paths[1], "--detections",
+        capsys, "analyze", "ap", paths[0], paths[1],
         files / "dfine.json", "--curves", "--thresholds", "0.5", *given,
     )  # fmt: skip
     assert (code, err) == (0, "")
@@ -216,7 +216,7 @@ def test_files_of_the_same_name_are_told_apart(capsys, files):
     assert rows["run"].tolist() == [*map(str, paths), "dfine.json"]
     assert rows["AP50"][0] == rows["AP50"][2] > rows["AP50"][1]
     assert len(list((files / "out").glob("precision_recall-*.png"))) == 3
-    code, out, err = run(capsys, "analyze", "compare", *paths, "--draws", "5", *given)
+    code, out, err = run(capsys, "analyze", "compare", *paths, "--draws", "10", *given)
     assert code == 0 and f"a: {paths[0]}" in out and f"b: {paths[1]}" in out, err
 
 
@@ -258,18 +258,18 @@ def yolo(first, named=True):
     "written, has, classes_from", [(1, 1, None), (0, 0, None), (0, 1, 0), (1, 0, 1), (1, 1, 1), (0, 7, 0)]
 )
 def test_ultralytics_on_data_of_ones_own(tmp_path, written, has, classes_from):
-    truths = read_truths(write(tmp_path / "truths.json", own(has)))
-    frame = read_detections(write(tmp_path / "predictions.json", yolo(written)), truths, classes_from)
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", own(has)))
+    frame = read_detections(write(tmp_path / "predictions.json", yolo(written)), ground_truth, classes_from)
     categories = [has, has + 2, has + 1, has, has + 2]
     assert columns(frame) == [[101, 101, 102, 102, 103], categories, SCORES, CORNERS]
 
 
 @pytest.mark.parametrize("written, has, row, got", [(0, 1, 0, 0), (1, 0, 1, 3)])
 def test_class_numbers_that_are_no_ids_are_never_guessed(tmp_path, written, has, row, got):
-    truths = read_truths(write(tmp_path / "truths.json", own(has)))
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", own(has)))
     path = write(tmp_path / "predictions.json", yolo(written))
     with pytest.raises(ValueError) as error:
-        read_detections(path, truths)
+        read_detections(path, ground_truth)
     allowed = list(range(has, has + 3))
     assert str(error.value) == (
         f"{path}: detections[{row}]: category_id must be one of the 3 of the ground truth {allowed} "
@@ -283,16 +283,16 @@ def test_class_numbers_that_are_no_ids_are_never_guessed(tmp_path, written, has,
     (-1, 0, r"detections\[0\]: category_id must be a class number from 0 to 2, one of the 3 of .*, got -1 \(2 such"),
 ])  # fmt: skip
 def test_numbers_beyond_the_classes_are_named(tmp_path, written, classes_from, message):
-    truths = read_truths(write(tmp_path / "truths.json", own(5)))
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", own(5)))
     path = write(tmp_path / "predictions.json", yolo(written))
     with pytest.raises(ValueError, match=message):
-        read_detections(path, truths, classes_from)
+        read_detections(path, ground_truth, classes_from)
 
 
-def test_a_class_number_is_a_number_and_needs_classes(files, truths):
+def test_a_class_number_is_a_number_and_needs_classes(files, ground_truth):
     path = write(files / "found.json", [DFINE[0] | {"category_id": "person"}])
     with pytest.raises(ValueError, match=r"detections\[0\]: category_id must be a class number, got 'person'"):
-        read_detections(path, truths, 0)
+        read_detections(path, ground_truth, 0)
     with pytest.raises(ValueError, match=r"found.json: classes_from 0 needs the ground truth"):
         read_detections(path, classes_from=0)
 
@@ -301,28 +301,28 @@ def test_a_class_number_is_a_number_and_needs_classes(files, truths):
 def test_classes_are_counted_in_the_order_of_the_annotations(tmp_path, packed):
     """MMDetection numbers classes as its annotation file lists them (mmdet/datasets/coco.py, cat2label)."""
     people, car, dog = TRUTHS["categories"]
-    truths = read_truths(write(tmp_path / "truths.json", TRUTHS | {"categories": [dog, people, car]}))
-    assert truths.listed == (18, 1, 3) and truths.categories["id"].tolist() == [1, 3, 18]
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", TRUTHS | {"categories": [dog, people, car]}))
+    assert ground_truth.listed == (18, 1, 3) and ground_truth.categories["id"].tolist() == [1, 3, 18]
     preds = write_preds(tmp_path / "preds", PREDS)
     moved = [{1: 18, 3: 1, 18: 3}[category] for category in CATEGORIES]
-    assert read_detections(preds, truths)["category_id"].tolist() == moved
-    assert read_detections(preds, replace(truths, listed=()))["category_id"].tolist() == CATEGORIES
+    assert read_detections(preds, ground_truth)["category_id"].tolist() == moved
+    assert read_detections(preds, replace(ground_truth, listed=()))["category_id"].tolist() == CATEGORIES
     records = [record | {"category_id": [1, 3, 18].index(record["category_id"])} for record in DFINE]
     path = write(tmp_path / "found.json", records)
     if packed:
         path = tmp_path / "found.parquet"
         pd.DataFrame(records).to_parquet(path)
-    assert read_detections(path, truths, 0)["category_id"].tolist() == moved
+    assert read_detections(path, ground_truth, 0)["category_id"].tolist() == moved
 
 
 @pytest.mark.parametrize("command", ["ap", "pcc", "oracle", "calibration", "lrp", "compare"])
 def test_every_analysis_counts_classes_where_told(capsys, tmp_path, command):
-    write(tmp_path / "truths.json", own(1))
+    write(tmp_path / "ground_truth.json", own(1))
     for name, first in (("ids", 1), ("numbers", 0)):
         path = write(tmp_path / name / "found.json", yolo(first))
-        given = [path, path, "--draws", "5"] if command == "compare" else ["--detections", path]
+        given = [path, path, "--draws", "10"] if command == "compare" else [path]
         option = ["--classes-from", "0"] if name == "numbers" else []
-        common = ["--annotations", tmp_path / "truths.json", "--out", tmp_path / name]
+        common = ["--annotations", tmp_path / "ground_truth.json", "--out", tmp_path / name]
         code, _, err = run(capsys, "analyze", command, *given, *option, *common)
         assert code == 0, err
     assert (tmp_path / "numbers" / f"{command}.csv").read_text() == (tmp_path / "ids" / f"{command}.csv").read_text()
@@ -336,23 +336,23 @@ def test_every_analysis_counts_classes_where_told(capsys, tmp_path, command):
 
 def test_of_a_numeric_file_name_the_name_says_which_image(tmp_path):
     """Image 3 of Ultralytics is 000003.jpg, which this ground truth calls 4; its image 3 is another."""
-    truths = read_truths(write(tmp_path / "truths.json", own(1, (1, 2, 4, 3))))
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", own(1, (1, 2, 4, 3))))
     path = write(tmp_path / "predictions.json", yolo(1))
-    assert read_detections(path, truths)["image_id"].tolist() == [1, 1, 2, 2, 4]
+    assert read_detections(path, ground_truth)["image_id"].tolist() == [1, 1, 2, 2, 4]
     numbers = [record for record in yolo(1) if record["image_id"] == 3]
-    assert read_detections(write(path, numbers), truths)["image_id"].tolist() == [4]  # all plain: the fast reader
+    assert read_detections(write(path, numbers), ground_truth)["image_id"].tolist() == [4]  # all plain: the fast reader
     unnamed = [*numbers, {name: value for name, value in numbers[0].items() if name != "file_name"}]
-    assert read_detections(write(path, unnamed), truths)["image_id"].tolist() == [4, 3]
-    assert read_detections(write(path, yolo(1, named=False)), truths)["image_id"].tolist() == [1, 1, 2, 2, 3]
+    assert read_detections(write(path, unnamed), ground_truth)["image_id"].tolist() == [4, 3]
+    assert read_detections(write(path, yolo(1, named=False)), ground_truth)["image_id"].tolist() == [1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("file", ["5.jpg", "", 3])
 def test_a_file_name_of_no_image_is_refused_whatever_the_id(tmp_path, file):
-    truths = read_truths(write(tmp_path / "truths.json", own(1)))
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", own(1)))
     record = {"image_id": 101, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}
     path = write(tmp_path / "predictions.json", [record | {"file_name": "sea_1.jpg"}, record | {"file_name": file}])
     with pytest.raises(ValueError, match=rf"detections\[1\]: file_name must be that of one image of .*, got {file!r}"):
-        read_detections(path, truths)
+        read_detections(path, ground_truth)
 
 
 def test_a_file_name_may_have_a_folder_or_another_ending_or_no_use(tmp_path):
@@ -361,13 +361,13 @@ def test_a_file_name_may_have_a_folder_or_another_ending_or_no_use(tmp_path):
     record = {"image_id": "a", "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}
     names = ["a.jpg", "val/a.png", "a.png", "b.png"]
     path = write(tmp_path / "predictions.json", [record | {"file_name": name} for name in names])
-    truths = read_truths(write(tmp_path / "truths.json", value))
-    assert read_detections(path, truths)["image_id"].tolist() == [1, 2, 2, 3]
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", value))
+    assert read_detections(path, ground_truth)["image_id"].tolist() == [1, 2, 2, 3]
     path = write(tmp_path / "predictions.json", [record | {"file_name": "a.bmp"}])
     with pytest.raises(ValueError, match=r"file_name must be that of one image of .*, got 'a.bmp'"):
-        read_detections(path, truths)
+        read_detections(path, ground_truth)
     # a ground truth without file names, and none at all, know ids only
-    bare = read_truths(write(tmp_path / "truths.json", value | {"images": [{"id": 12}, {"id": 3}]}))
+    bare = read_ground_truth(write(tmp_path / "ground_truth.json", value | {"images": [{"id": 12}, {"id": 3}]}))
     path = write(tmp_path / "predictions.json", [record | {"image_id": 12, "file_name": "000012.jpg"}])
     assert read_detections(path, bare)["image_id"].tolist() == [12]
     assert read_detections(path)["image_id"].tolist() == [12]
@@ -400,51 +400,51 @@ FOUR = [[10.0, 20.0, 210.0, 120.0], [400.0, 300.0, 450.0, 400.0]]
     (PREDS | {"cat": PREDS["000000000724"]}, r"cat.json: 'cat' must be .* of just one of the 4 images of the gr"),
     (PREDS | {"000000000139.jpg": PREDS["000000000724"]}, r"139.jpg.json: '000000000139.jpg' must be the file name, "),
 ])  # fmt: skip
-def test_bad_predictions_name_file_and_record(tmp_path, truths, preds, message):
+def test_bad_predictions_name_file_and_record(tmp_path, ground_truth, preds, message):
     folder = write_preds(tmp_path / "preds", preds)
     with pytest.raises(ValueError, match=message) as error:
-        read_detections(folder, truths)
+        read_detections(folder, ground_truth)
     assert str(error.value).startswith(f"{folder}/") and "\n" not in str(error.value)
 
 
 def test_a_stem_that_two_images_share_stands_for_neither(tmp_path):
     images = [*TRUTHS["images"], {"id": 9, "file_name": "other/000000000724.png"}]
-    truths = read_truths(write(tmp_path / "truths.json", TRUTHS | {"images": images}))
+    ground_truth = read_ground_truth(write(tmp_path / "ground_truth.json", TRUTHS | {"images": images}))
     with pytest.raises(ValueError, match=r"724.json: '000000000724' must be .* of just one of the 5 images"):
-        read_detections(write_preds(tmp_path / "preds", PREDS), truths)
+        read_detections(write_preds(tmp_path / "preds", PREDS), ground_truth)
 
 
-def test_folders_that_are_not_what_they_claim(files, truths):
+def test_folders_that_are_not_what_they_claim(files, ground_truth):
     with pytest.raises(ValueError, match="preds: a folder of predictions needs the ground truth"):
         read_detections(files / "preds")
     with pytest.raises(ValueError, match="preds: labels of MMDetection count from 0, got --classes-from 1"):
-        read_detections(files / "preds", truths, 1)
-    assert columns(read_detections(files / "preds", truths, 0))[1] == CATEGORIES
+        read_detections(files / "preds", ground_truth, 1)
+    assert columns(read_detections(files / "preds", ground_truth, 0))[1] == CATEGORIES
     write_preds(files / "out" / "preds", PREDS)
     with pytest.raises(FileNotFoundError, match=r"out: no .json file in this folder; is it .*out/preds\?$"):
-        read_detections(files / "out", truths)
+        read_detections(files / "out", ground_truth)
     (files / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"empty: no .json file in this folder$"):
-        read_detections(files / "empty", truths)
+        read_detections(files / "empty", ground_truth)
     with pytest.raises(ValueError, match=r"with \['labels', 'scores', 'bboxes'\] that looks like one image of MMDet"):
-        read_detections(files / "preds" / "000000000139.json", truths)
+        read_detections(files / "preds" / "000000000139.json", ground_truth)
     (files / "preds" / "000000000139.json").write_text("{")
     with pytest.raises(ValueError, match=r"139.json: not JSON"):
-        read_detections(files / "preds", truths)
+        read_detections(files / "preds", ground_truth)
 
 
-def test_images_without_a_file_are_warned_of(tmp_path, truths):
+def test_images_without_a_file_are_warned_of(tmp_path, ground_truth):
     folder = write_preds(tmp_path / "preds", {stem: pred for stem, pred in PREDS.items() if stem > "000000000285"})
     (folder / "000000000632_panoptic_seg.png").write_bytes(b"")
     message = r"preds: 2 of 4 images: has no file here, so counts as without detections, first images\[0\]: '0+139.jpg'"
     with pytest.warns(UserWarning, match=message) as caught:
-        frame = read_detections(folder, truths)
+        frame = read_detections(folder, ground_truth)
     assert len(caught) == 1 and caught[0].filename == __file__
     assert columns(frame) == [[632], [18], [0.09375], [CORNERS[4]]]
 
 
-def test_predictions_without_a_detection(tmp_path, truths):
-    frame = read_detections(write_preds(tmp_path / "preds", dict.fromkeys(PREDS, PREDS["000000000724"])), truths)
+def test_predictions_without_a_detection(tmp_path, ground_truth):
+    frame = read_detections(write_preds(tmp_path / "preds", dict.fromkeys(PREDS, PREDS["000000000724"])), ground_truth)
     assert len(frame) == 0 and frame["image_id"].dtype == frame["category_id"].dtype == np.int64
 
 
@@ -456,7 +456,7 @@ def test_predictions_on_a_voc_folder_count_the_classes_as_given(capsys, tmp_path
     boxes = [list(map(float, corners)) for corners in one.values()]
     preds = {"000007": {"labels": [labels[name] for name in one], "scores": [0.5, 0.75], "bboxes": boxes}}
     folder = write_preds(tmp_path / "preds", preds | {"000009": PREDS["000000000724"]})
-    given = ["--detections", folder, "--annotations", pascal, "--out", tmp_path / "out"]
+    given = [folder, "--annotations", pascal, "--out", tmp_path / "out"]
     for classes, ap in (("dog,ant", 100), ("ant,dog", 0)):
         code, _, err = run(capsys, "analyze", "ap", *given, "--split", "val", "--classes", classes)
         assert (code, err) == (0, "")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qrepro.records.detections import read_detections
-from qrepro.records.run_folder import find_runs, load_run, read_log
+from qrepro.records.run_folder import find_runs, read_log, read_run
 
 TRUTHS = {
     "images": [{"id": 5}, {"id": 2}],
@@ -43,11 +43,11 @@ def test_runs_are_found_in_order_with_seeds_as_numbers(tmp_path):
 
 def test_a_run_reads_its_files_and_checks_detections_against_its_truths(tmp_path):
     path = make_run(tmp_path, "p/a", "shapes", 0)
-    run = load_run(path)
+    run = read_run(path)
     assert not run.evaluated and run.rules == []
     with pytest.raises(FileNotFoundError, match=r"metrics\.json"):
         run.metrics  # noqa: B018
-    write(path / "truths.json", TRUTHS)
+    write(path / "ground_truth.json", TRUTHS)
     write(path / "metrics.json", {"split": "val", "images": 2, "rules": {"class": {"AP": 10.0}}})
     (path / "detections").mkdir()
     read_detections(write(tmp_path / "found.json", RESULTS)).to_parquet(path / "detections" / "power-0.5.parquet")

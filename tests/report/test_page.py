@@ -108,7 +108,10 @@ def test_filters_name_what_is_tagged(report):
         if tag == "option" and attrs["value"]:
             chosen.setdefault(name, set()).add(attrs["value"])
     both = {"shapes", "the paper's own"}  # runs, and a table without a profile in its name
-    assert chosen == {"verdict": {"holds", "does not hold", "not seen"}, "profile": both}  # one paper needs no choice
+    assert chosen == {
+        "verdict": {"holds", "does not hold", "inconclusive"},
+        "profile": both,
+    }  # one paper needs no choice
     tagged = {attrs["data-verdict"] for _, attrs in page.tags if "data-verdict" in attrs}
     assert tagged == {"holds", "does not hold"}
     assert {attrs["data-paper"] for _, attrs in page.tags if "data-paper" in attrs} == {"iou_aware"}

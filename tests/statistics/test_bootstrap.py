@@ -1,4 +1,4 @@
-"""Bootstrap: re-weighting against pycocotools on sets with repeated images, and intervals against known truth."""
+"""Bootstrap: re-weighting against pycocotools on sets with repeated images, and intervals against a known truth."""
 
 import math
 import warnings
@@ -11,40 +11,47 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare, linregress, norm, pearsonr
 
-from helpers.detection_cases import make_detections, make_truths, random_case
-from qrepro.metrics.coco_ap import ap_metrics, evaluate
+from helpers.detection_cases import make_detections, make_ground_truth, random_case
+from qrepro.metrics.coco_ap import ap_metrics, evaluate_ap
 from qrepro.metrics.matching import AREAS, Matches, match
-from qrepro.records.ground_truth import Truths
-from qrepro.statistics.bootstrap import ap_draws, draw_weights, moment_draws
-from qrepro.statistics.intervals import Resampled, compare_rows, interval_rows, resample_ap, resample_moments
+from qrepro.records.ground_truth import GroundTruth
+from qrepro.statistics.bootstrap import (
+    Resampled,
+    ap_draws,
+    draw_weights,
+    moment_draws,
+    resample_ap,
+    resample_moments,
+)
+from qrepro.statistics.intervals import compare_rows, interval_rows
 
 
-def judge(truths, found):
-    """(areas, T) AP in percent by pycocotools, nan where no class has truth."""
-    precision = evaluate(truths, found, engine="pycocotools").precision[..., -1]  # (T, R, K, A)
+def judge(ground_truth, found):
+    """(areas, T) AP in percent by pycocotools, nan where no class has ground truth."""
+    precision = evaluate_ap(ground_truth, found, engine="pycocotools").precision[..., -1]  # (T, R, K, A)
     defined = np.where(precision > -1, precision, math.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # mean of nothing
         return 100 * np.nanmean(defined, axis=(1, 2)).T
 
 
-def repeated(truths, found, weights):
+def repeated(ground_truth, found, weights):
     """The set with every image as often as its weight, copies under new ids."""
-    ids = np.repeat(truths.images["id"].to_numpy(), weights)
+    ids = np.repeat(ground_truth.images["id"].to_numpy(), weights)
     copies = pd.DataFrame({"image_id": ids, "copy": np.arange(1, len(ids) + 1)})
-    images = truths.images.set_index("id").loc[ids].reset_index().assign(id=copies["copy"])
+    images = ground_truth.images.set_index("id").loc[ids].reset_index().assign(id=copies["copy"])
     frames = []
-    for frame in (truths.annotations, found):
+    for frame in (ground_truth.annotations, found):
         joined = copies.merge(frame, on="image_id", sort=False)
         frames.append(joined.drop(columns="image_id").rename(columns={"copy": "image_id"}))
-    return Truths(images, truths.categories, frames[0]), frames[1]
+    return GroundTruth(images, ground_truth.categories, frames[0]), frames[1]
 
 
 def world(random, images, skills, classes=1):
-    """Matches at IoU 0.5 of one detector per skill: 3 truths an image on average, unequally hard images.
+    """Matches at IoU 0.5 of one detector per skill: 3 ground truths an image on average, unequally hard images.
 
-    Per truth a detector finds it with probability 1 / (1 + exp(-2 x)), x the ease of truth and image plus the skill,
-    and scores it x plus noise; false positives (2 an image) score about -1. All share the truths and their ease.
+    A detector finds a ground truth with probability 1 / (1 + exp(-2 x)), x the ease of object and image plus the skill,
+    and scores it x plus noise; false positives (2 an image) score about -1. All share the ground truths and their ease.
     """
     count = random.poisson(3 * random.gamma(4, 1 / 4, images))
     owner = np.repeat(np.arange(images), count)
@@ -70,8 +77,8 @@ def world(random, images, skills, classes=1):
                 truth=truth,
                 iou=1.0 * (truth >= 0),
                 ignored=np.zeros(truth.shape, bool),
-                truth_category=label,
-                truth_image=owner,
+                gt_category=label,
+                gt_image=owner,
                 categories=classes,
                 images=images,
             )
@@ -86,23 +93,23 @@ def by_metric(rows):
 @given(st.integers(0, 10**6))
 @settings(max_examples=40, deadline=None)
 def test_unweighted_ap_is_that_of_pycocotools(seed):
-    """Crowds, equal scores, empty images, classes without truth; in every area range."""
-    truths, found = random_case(seed)
-    ones = np.ones((len(truths.images), 1), int)
-    ap = [ap_draws(match(truths, found, area=area), ones)[0] for area in AREAS.values()]
-    np.testing.assert_allclose(ap, judge(truths, found), rtol=0, atol=1e-10)  # percent: 1e-12 of 1
+    """Crowds, equal scores, empty images, classes without ground truth; in every area range."""
+    ground_truth, found = random_case(seed)
+    ones = np.ones((len(ground_truth.images), 1), int)
+    ap = [ap_draws(match(ground_truth, found, area=area), ones)[0] for area in AREAS.values()]
+    np.testing.assert_allclose(ap, judge(ground_truth, found), rtol=0, atol=1e-10)  # percent: 1e-12 of 1
 
 
 @given(st.integers(0, 10**6), st.data())
 @settings(max_examples=40, deadline=None)
 def test_weighting_an_image_repeats_it(seed, data):
-    truths, found = random_case(seed)
+    ground_truth, found = random_case(seed)
     found["score"] = np.random.default_rng(seed).permutation(len(found)) / max(len(found), 1)
-    n = len(truths.images)
+    n = len(ground_truth.images)
     weights = data.draw(st.lists(st.integers(0, 4), min_size=n, max_size=n).filter(any))
     column = np.array(weights)[:, None]
-    ap = [ap_draws(match(truths, found, area=area), column)[0] for area in AREAS.values()]
-    np.testing.assert_allclose(ap, judge(*repeated(truths, found, weights)), rtol=0, atol=1e-10)
+    ap = [ap_draws(match(ground_truth, found, area=area), column)[0] for area in AREAS.values()]
+    np.testing.assert_allclose(ap, judge(*repeated(ground_truth, found, weights)), rtol=0, atol=1e-10)
 
 
 def test_many_draws_at_once_are_the_draws_one_by_one_and_as_repeated_sets():
@@ -111,44 +118,44 @@ def test_many_draws_at_once_are_the_draws_one_by_one_and_as_repeated_sets():
     n, g = 30, 400
     corner, side = random.integers(0, 300, (g, 2)), random.integers(10, 60, (g, 2))
     owner, label = random.integers(1, n + 1, g), random.integers(1, 4, g)
-    truths = make_truths(
+    ground_truth = make_ground_truth(
         range(1, n + 1), [1, 2, 3], np.column_stack([owner, label, corner, corner + side, random.random(g) < 0.05])
     )
     pick = random.integers(0, g, 1500)
     moved = np.column_stack([corner, corner + side])[pick] + random.normal(0, 3, (1500, 4))
     boxes = np.concatenate([np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:])], axis=1)
     found = make_detections(np.column_stack([owner[pick], label[pick], boxes, random.permutation(1500) / 1500]))
-    matches = match(truths, found)
+    matches = match(ground_truth, found)
     weights = draw_weights(n, 150, seed=3)
     ap = ap_draws(matches, weights)
     assert ap.shape == (150, 10) and 20 < ap.mean() < 80
     for d in (0, 63, 64, 149):
         np.testing.assert_array_equal(ap[d], ap_draws(matches, weights[:, [d]])[0])
-        np.testing.assert_allclose(ap[d], judge(*repeated(truths, found, weights[:, d]))[0], rtol=0, atol=1e-10)
+        np.testing.assert_allclose(ap[d], judge(*repeated(ground_truth, found, weights[:, d]))[0], rtol=0, atol=1e-10)
 
 
 def test_a_recall_that_falls_on_a_grid_value_is_compared_as_pycocotools_does():
-    """57 of 100 truths: linspace(0, 1, 101)[57] is above 0.57 in its last bit, so 0 ... 0.56 are reached: 57 of 101.
+    """57 of 100 objects: linspace(0, 1, 101)[57] is above 0.57 in its last bit, so 0 ... 0.56 are reached: 57 of 101.
 
     58 of 100 reach 0 ... 0.58, 59 of 101, since linspace(0, 1, 101)[58] is 0.58.
     """
-    truths = make_truths([1], [1], [(1, 1, 20 * i, 0, 20 * i + 10, 10, 0) for i in range(100)])
-    boxes = truths.annotations[["image_id", "category_id", "x1", "y1", "x2", "y2"]]
+    ground_truth = make_ground_truth([1], [1], [(1, 1, 20 * i, 0, 20 * i + 10, 10, 0) for i in range(100)])
+    boxes = ground_truth.annotations[["image_id", "category_id", "x1", "y1", "x2", "y2"]]
     for hits, reached in ((57, 57), (58, 59), (100, 101)):
         found = boxes.iloc[:hits].assign(score=np.linspace(0.9, 0.1, hits))
         expected = pytest.approx(100 * reached / 101, rel=1e-14)
-        assert judge(truths, found)[0, 0] == expected
-        assert ap_draws(match(truths, found), np.ones((1, 1), int))[0, 0] == expected
+        assert judge(ground_truth, found)[0, 0] == expected
+        assert ap_draws(match(ground_truth, found), np.ones((1, 1), int))[0, 0] == expected
 
 
 def test_classes_without_a_drawn_truth_leave_the_mean():
-    """Class 1 in image 1, found; class 2 in image 2, missed; class 3 without truth.
+    """Class 1 in image 1, found; class 2 in image 2, missed; class 3 without ground truth.
 
     Both drawn: (100 + 0) / 2. Only image 1: 100. Only image 2: 0. None: undefined.
     """
-    truths = make_truths([1, 2], [1, 2, 3], [(1, 1, 0, 0, 10, 10, 0), (2, 2, 0, 0, 10, 10, 0)])
+    ground_truth = make_ground_truth([1, 2], [1, 2, 3], [(1, 1, 0, 0, 10, 10, 0), (2, 2, 0, 0, 10, 10, 0)])
     found = make_detections([(1, 1, 0, 0, 10, 10, 0.5), (2, 3, 0, 0, 10, 10, 0.9)])
-    ap = ap_draws(match(truths, found, [0.5]), [[1, 2, 0, 0], [1, 0, 2, 0]])
+    ap = ap_draws(match(ground_truth, found, [0.5]), [[1, 2, 0, 0], [1, 0, 2, 0]])
     assert ap[:, 0] == pytest.approx([50, 100, 0, math.nan], nan_ok=True)
 
 
@@ -231,7 +238,7 @@ def test_rows_solved_by_hand():
     Middle half (25 % to 75 % of 4 draws lies at 0.75 and 2.25 steps): percentile -1 + 0.75 * 2 = 0.5 and
     2 + 0.25 * 4 = 3; centred one more. p: 1 of 4 draws <= 0, either way: 2 (1 + 1) / (1 + 4).
     """
-    a, b = made([10, 10, 10, 10, 10], truths=9, classes=2), made([13, 9, 11, 12, 16], truths=9, classes=2)
+    a, b = made([10, 10, 10, 10, 10], ground_truth=9, classes=2), made([13, 9, 11, 12, 16], ground_truth=9, classes=2)
     (plain,) = compare_rows([a], [b], level=0.5, interval="percentile")
     assert plain == {
         "metric": "AP", "a": 10, "a_low": 10, "a_high": 10, "b": 13, "b_low": 10.5, "b_high": 13,
@@ -317,7 +324,7 @@ def test_resampling_of_runs_keeps_the_observed_value_and_pairs_the_draws():
     a, b = world(random, 60, (0.0, 0.5))
     ids = np.arange(100, 160)
     first, second = (resample_ap(m, ids, draws=80, seed=4) for m in (a, b))
-    assert list(first.values) == ["AP", "AP50"] and first.truths == len(a.truth_image) and first.classes == 1
+    assert list(first.values) == ["AP", "AP50"] and first.ground_truth == len(a.gt_image) and first.classes == 1
     weights = draw_weights(60, 80, seed=4)
     for run, matches in ((first, a), (second, b)):
         np.testing.assert_array_equal(run.values["AP50"][1:], ap_draws(matches, weights)[:, 0])
@@ -330,9 +337,9 @@ def test_resampling_of_runs_keeps_the_observed_value_and_pairs_the_draws():
 
 
 def test_mean_over_thresholds_is_cocos_ap():
-    truths, found = random_case(4)
-    run = resample_ap(match(truths, found), truths.images["id"], draws=5)
-    expected = ap_metrics(evaluate(truths, found, engine="pycocotools"))
+    ground_truth, found = random_case(4)
+    run = resample_ap(match(ground_truth, found), ground_truth.images["id"], draws=5)
+    expected = ap_metrics(evaluate_ap(ground_truth, found, engine="pycocotools"))
     assert list(run.values) == ["AP", *(f"AP{t}" for t in range(50, 100, 5))] and expected["AP"] > 5
     assert {name: values[0] for name, values in run.values.items()} == pytest.approx(
         {name: expected[name] for name in run.values}, rel=1e-12
@@ -451,7 +458,7 @@ def test_bad_input_is_refused():
 
 
 def test_runs_that_cannot_be_paired_are_refused():
-    run = made([1, 1, 1], truths=4)
+    run = made([1, 1, 1], ground_truth=4)
     for other, message in (
         (
             {"image_ids": np.array([0, 1, 5, 6])},
@@ -460,7 +467,7 @@ def test_runs_that_cannot_be_paired_are_refused():
         ({"image_ids": np.array([0, 1])}, r"got 3 and 2: 1 only in one \(first 2\)$"),
         ({"image_ids": np.array([1, 0, 2])}, "the orders differ"),
         ({"seed": 1}, "same seed of the draws, got 0 and 1"),
-        ({"truths": 5}, "same truths, got 4 and 5"),
+        ({"ground_truth": 5}, "same number of objects, got 4 and 5"),
         ({"values": {"AP": np.ones(4)}}, "same draws, got 2 and 3"),
         ({"values": {"APS": np.ones(3)}}, "same metrics, got AP and APS"),
     ):

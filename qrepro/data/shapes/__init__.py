@@ -1,4 +1,4 @@
-"""The embedded data set: painted pictures, written to disk as an ordinary COCO data set."""
+"""The embedded data set: painted images, written to disk as an ordinary COCO data set."""
 
 from qrepro.data.shapes.make import make_shapes
 

@@ -1,4 +1,4 @@
-"""The generated data set `shapes`: painted pictures of six classes, written to disk as an ordinary COCO data set."""
+"""The generated data set `shapes`: painted images of six classes, written to disk as an ordinary COCO data set."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from qrepro.data.shapes.outlines import CLASSES, area
 from qrepro.data.shapes.paint import Thing, paint
 
 RECORD = "shapes.json"
-# Counts up whenever the same seed gives other pictures, so that sets of two versions are not taken for one.
+# Counts up whenever the same seed gives other images, so that sets of two versions are not taken for one.
 VERSION = 1
 JPEG_QUALITY = 92
 
@@ -76,16 +76,16 @@ def _is_complete(root: Path, wanted: Parameters) -> bool:
 
 
 def _write_split(root: Path, split: str, count: int, seed: tuple[int, int]) -> None:
-    """Pictures and annotation file of one split; picture n depends on seed and n only."""
+    """Images and annotation file of one split; image n depends on seed and n only."""
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for id_ in range(1, count + 1):
-        picture, things = paint(np.random.default_rng([*seed, id_]))
+        image, things = paint(np.random.default_rng([*seed, id_]))
         name = f"{id_:06d}.jpg"
-        Image.fromarray(picture).save(root / split / name, quality=JPEG_QUALITY)
-        images.append({"id": id_, "file_name": name, "width": picture.shape[1], "height": picture.shape[0]})
+        Image.fromarray(image).save(root / split / name, quality=JPEG_QUALITY)
+        images.append({"id": id_, "file_name": name, "width": image.shape[1], "height": image.shape[0]})
         annotations += [_record(thing, len(annotations) + n, id_) for n, thing in enumerate(things, start=1)]
     content = {
         "info": {"description": f"generated shapes, version {VERSION}, seed {seed[0]}"},

@@ -28,11 +28,11 @@ class Shape:
     hole: Outline | None
 
     def extent(self) -> Box:
-        """Tight box of the whole outline, not clipped to any picture."""
+        """Tight box of the whole outline, not clipped to any image."""
         return _extent(self.outline)
 
     def extent_inside(self, height: int, width: int) -> Box | None:
-        """Tight box of the part that lies inside a picture, None where no part does."""
+        """Tight box of the part that lies inside a image, None where no part does."""
         outline = self.outline
         for axis, side in ((0, width), (1, height)):
             for limit, sign in ((0.0, 1.0), (float(side), -1.0)):
@@ -42,7 +42,7 @@ class Shape:
         return _extent(outline)
 
     def coverage(self, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Share of each pixel of a window of the picture that the shape covers, (rows, columns) in [0, 1]."""
+        """Share of each pixel of a window of the image that the shape covers, (rows, columns) in [0, 1]."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
         large = Image.new("L", (width * SUPERSAMPLING, height * SUPERSAMPLING))
         draw = ImageDraw.Draw(large)
@@ -76,7 +76,7 @@ def moved(shape: Shape, x: float, y: float) -> Shape:
 
 
 def window(box: Box, margin: float, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the picture that a box touches when it is widened by a margin in pixels."""
+    """Rows and columns of the image that a box touches when it is widened by a margin in pixels."""
     x1, y1, x2, y2 = box
     rows = slice(max(0, int(y1 - margin)), min(height, int(y2 + margin) + 1))
     return rows, slice(max(0, int(x1 - margin)), min(width, int(x2 + margin) + 1))

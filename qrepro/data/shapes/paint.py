@@ -1,4 +1,4 @@
-"""Painting one picture of the generated `shapes` set: background, clutter, a crowd, objects with uncertain borders.
+"""Painting one image of the generated `shapes` set: background, clutter, a crowd, objects with uncertain borders.
 
 Outline gives the class, and mostly colour and texture too, so that a small detector tells classes apart after minutes
 of training. How certain a border is (blur, ragged edge, shadow, contrast,
@@ -20,16 +20,16 @@ Plane = NDArray[np.float32]  # (H, W)
 Canvas = NDArray[np.float32]  # (H, W, 3) RGB on the scale 0..255, written in place
 Colour = NDArray[np.float32]  # (3,) RGB
 
-SIDES = (128, 160)  # lowest and highest side of a picture in pixels
-EMPTY = 0.06  # share of pictures without objects
+SIDES = (128, 160)  # lowest and highest side of a image in pixels
+EMPTY = 0.06  # share of images without objects
 MOST_OBJECTS = 6
 SCALES = ((12.0, 31.0), (32.0, 92.0), (100.0, 124.0))  # ranges of the longest side of an object in pixels
 SCALE_SHARES = (0.38, 0.40, 0.22)
-CROWDED = 0.06  # share of pictures with a crowd
+CROWDED = 0.06  # share of images with a crowd
 CROWD_MEMBERS = (9, 17)
 OWN_LOOK = 0.85  # share of objects that wear the colour and the texture of their class
-TRUNCATED = 0.2  # share of objects that may reach beyond the picture
-LEAST_INSIDE = 0.45  # share of its box that an object has inside the picture
+TRUNCATED = 0.2  # share of objects that may reach beyond the image
+LEAST_INSIDE = 0.45  # share of its box that an object has inside the image
 LEAST_SIDE = 5.0  # pixels of the clipped box
 MOST_COVERED = 0.7  # an object is not placed where it would leave less than the rest of another to be seen
 TRIES = 8  # places tried before an object is left out
@@ -37,7 +37,7 @@ TRIES = 8  # places tried before an object is left out
 
 @dataclass(frozen=True)
 class Thing:
-    """What is annotated: box clipped to the picture, index into CLASSES, crowd or single object."""
+    """What is annotated: box clipped to the image, index into CLASSES, crowd or single object."""
 
     box: Box
     label: int
@@ -45,7 +45,7 @@ class Thing:
 
 
 def paint(rng: Generator) -> tuple[NDArray[np.uint8], list[Thing]]:
-    """One picture, (H, W, 3) RGB, and what is on it; everything is drawn from `rng`."""
+    """One image, (H, W, 3) RGB, and what is on it; everything is drawn from `rng`."""
     height, width = rng.integers(SIDES[0], SIDES[1] + 1, size=2).tolist()
     canvas = _background(rng, height, width)
     _clutter(rng, canvas)
@@ -105,7 +105,7 @@ def _sizes(rng: Generator, count: int) -> list[float]:
 
 
 def _put(rng: Generator, shape: Shape, height: int, width: int) -> Shape:
-    """The shape moved to a random place, inside the picture unless it is one that may be truncated."""
+    """The shape moved to a random place, inside the image unless it is one that may be truncated."""
     x1, y1, x2, y2 = shape.extent()
     half_width, half_height = ((x2 - x1) / 2, (y2 - y1) / 2) if rng.random() >= TRUNCATED else (0.0, 0.0)
     x = rng.uniform(half_width, max(half_width, width - half_width))
@@ -158,7 +158,7 @@ def _uncertain(rng: Generator, cover: Plane, size: float) -> Plane:
 
 
 def _shadow(rng: Generator, cover: Plane, size: float) -> Plane:
-    """What to add to a picture for a blurred dark or light copy of the object beside it, on the scale 0..255."""
+    """What to add to a image for a blurred dark or light copy of the object beside it, on the scale 0..255."""
     dx, dy = np.rint(rng.uniform(-0.12, 0.12, size=2) * size).astype(int).tolist()
     margin = max(abs(dx), abs(dy))
     padded = np.pad(cover, margin)
@@ -207,7 +207,7 @@ def _patch(rng: Generator, canvas: Canvas) -> None:
 
 
 def _stroke(rng: Generator, cover: ImageDraw.ImageDraw, colours: ImageDraw.ImageDraw) -> None:
-    """A bent line: its opacity on one picture and, wider than any blur reaches, its colour on the other."""
+    """A bent line: its opacity on one image and, wider than any blur reaches, its colour on the other."""
     steps = rng.normal(0, 22, size=(3, 2))
     points = [(x, y) for x, y in (rng.uniform(0, SIDES[1], size=2) + np.cumsum(steps, axis=0)).tolist()]
     width = int(rng.integers(1, 5))
@@ -217,7 +217,7 @@ def _stroke(rng: Generator, cover: ImageDraw.ImageDraw, colours: ImageDraw.Image
 
 
 def _camera(rng: Generator, canvas: Canvas) -> NDArray[np.uint8]:
-    """The finished picture: slightly out of focus, with sensor noise."""
+    """The finished image: slightly out of focus, with sensor noise."""
     exposed = np.clip(canvas, 0, 255).astype(np.uint8)
     focused = Image.fromarray(exposed).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.8)))
     noise = rng.standard_normal(size=canvas.shape, dtype=np.float32) * rng.uniform(1, 6)
@@ -231,7 +231,7 @@ def _blurred(plane: Plane, sigma: float) -> Plane:
 
 
 def _plane(image: Image.Image) -> Plane:
-    """A grey picture as a plane in [0, 1]."""
+    """A grey image as a plane in [0, 1]."""
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and boxes on their way to the network. Each transform is a value, Sample -> Sample, that a recipe names.
+"""Images and boxes on their way to the network. Each transform is a value, Sample -> Sample, that a recipe names.
 
 Random draws come from torch's global generator only (`draw`): the loader seeds it for each sample, so that a resumed
 run sees what an uninterrupted one would have seen.

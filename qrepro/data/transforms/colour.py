@@ -1,4 +1,4 @@
-"""The colours of a picture: distorted in training, normalised always; boxes stay as they are."""
+"""The colours of a image: distorted in training, normalised always; boxes stay as they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ class Normalise:
             raise ValueError(f"normalise mean {self.mean}, std {self.std}: three numbers each, std positive")
 
     def __call__(self, sample: Sample) -> Sample:
-        """The picture as float32; boxes as they are."""
+        """The image as float32; boxes as they are."""
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
         return replace(sample, image=(sample.image.to(torch.float32) - mean) / std)
 
@@ -67,7 +67,7 @@ class Photometric:
         check_probability("photometric permute", self.permute)
 
     def __call__(self, sample: Sample) -> Sample:
-        """Draw, and change the picture."""
+        """Draw, and change the image."""
         pixels = sample.image.to(torch.float32)
         if happens(self.probability):
             pixels = pixels + between(-self.brightness, self.brightness)

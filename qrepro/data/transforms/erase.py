@@ -1,4 +1,4 @@
-"""Parts of a picture made unreadable; boxes stay as they are."""
+"""Parts of a image made unreadable; boxes stay as they are."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from qrepro.data.transforms.sample import Sample
 class Cutout:
     """Fill rectangular holes (arXiv 1708.04552); the defaults are those of VFNet-X (arXiv 2008.13367).
 
-    The top-left corner of a hole may be any pixel: the picture's right and bottom borders cut holes off.
+    The top-left corner of a hole may be any pixel: the image's right and bottom borders cut holes off.
 
     Attributes:
         holes: range of their number, both ends included.

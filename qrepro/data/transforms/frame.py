@@ -1,4 +1,4 @@
-"""What the picture shows: a part of it (crops), or all of it on a larger canvas."""
+"""What the image shows: a part of it (crops), or all of it on a larger canvas."""
 
 from dataclasses import dataclass, replace
 
@@ -12,10 +12,10 @@ from qrepro.data.transforms.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class ZoomOut:
-    """Put the picture somewhere on a larger canvas: SSD's expansion (arXiv 1512.02325, section 3.6).
+    """Put the image somewhere on a larger canvas: SSD's expansion (arXiv 1512.02325, section 3.6).
 
     Attributes:
-        ratio: range of the canvas's sides over the picture's, one draw for both.
+        ratio: range of the canvas's sides over the image's, one draw for both.
         fill: colour of the rest of the canvas, RGB on the scale 0..255, rounded; the default is ImageNet's mean.
         probability: that it is done.
     """
@@ -41,7 +41,7 @@ class ZoomOut:
         top, left = whole(0, tall - height), whole(0, wide - width)
         canvas = torch.tensor(self.fill).round().to(torch.uint8)[:, None, None].repeat(1, tall, wide)
         canvas[:, top : top + height, left : left + width] = sample.image
-        sample = sample.clipped()  # a box must not reach from the picture into the canvas
+        sample = sample.clipped()  # a box must not reach from the image into the canvas
         return replace(sample, image=canvas, boxes=sample.boxes + sample.boxes.new_tensor([left, top, left, top]))
 
 
@@ -49,14 +49,14 @@ class ZoomOut:
 class CropIoU:
     """SSD's crop that keeps its overlap with the objects (arXiv 1512.02325, section 2.2).
 
-    Draws one of: the whole picture; a crop of which the IoU with *every* box is at least one of `overlap`; any crop.
+    Draws one of: the whole image; a crop of which the IoU with *every* box is at least one of `overlap`; any crop.
     Where no trial gives such a crop it draws again what to look for. A crop must hold the centre of a box and takes
     the boxes whose centres it holds, clipped. Without boxes every crop will do.
     MMDetection's MinIoURandomCrop has this rule; SSD's own code is content if *one* box has the overlap.
 
     Attributes:
-        overlap: the least IoUs; the whole picture and any crop are always drawn from too.
-        smallest: least height and width of a crop, as a part of the picture's; each is drawn for itself.
+        overlap: the least IoUs; the whole image and any crop are always drawn from too.
+        smallest: least height and width of a crop, as a part of the image's; each is drawn for itself.
         aspect: range of a crop's height / width.
         trials: crops that are tried for one draw of the IoU; one that has a wrong ratio counts.
     """
@@ -77,8 +77,8 @@ class CropIoU:
             raise ValueError(f"crop_iou trials {self.trials}: a positive number is needed")
 
     def __call__(self, sample: Sample) -> Sample:
-        """Draw until a crop fits or the whole picture is drawn."""
-        wanted = (None, *self.overlap, 0.0)  # None: the whole picture
+        """Draw until a crop fits or the whole image is drawn."""
+        wanted = (None, *self.overlap, 0.0)  # None: the whole image
         while (least := wanted[whole(0, len(wanted) - 1)]) is not None:
             windows = self._windows(*sample.image.shape[-2:])
             held = _holds_centre(windows, sample.boxes)
@@ -93,9 +93,9 @@ class CropIoU:
     def _windows(self, height: int, width: int) -> Tensor:
         """(T, 4) float32 xyxy, whole pixels: those of `trials` drawn crops that have an allowed ratio and an area."""
         draws = torch.rand(self.trials, 4)
-        picture = torch.tensor([width, height], dtype=torch.float32)
-        size = picture * (self.smallest + (1 - self.smallest) * draws[:, :2])
-        corner = (picture - size) * draws[:, 2:]
+        image = torch.tensor([width, height], dtype=torch.float32)
+        size = image * (self.smallest + (1 - self.smallest) * draws[:, :2])
+        corner = (image - size) * draws[:, 2:]
         windows = torch.cat([corner, corner + size], dim=1).floor()
         ratio = size[:, 1] / size[:, 0]
         allowed = (ratio >= self.aspect[0]) & (ratio <= self.aspect[1])
@@ -106,10 +106,10 @@ class CropIoU:
 class Crop:
     """Cut out a part of any place and size: VFNet-X's crop, MMDetection's RandomCrop by `relative_range`.
 
-    A crop without any box is not made: the sample stays as it was (MMDetection takes another picture instead).
+    A crop without any box is not made: the sample stays as it was (MMDetection takes another image instead).
 
     Attributes:
-        smallest: least height and width of the crop, as parts of the picture's; each is drawn from [least, 1].
+        smallest: least height and width of the crop, as parts of the image's; each is drawn from [least, 1].
         probability: that it is done.
     """
 
@@ -139,6 +139,6 @@ def _holds_centre(windows: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _cut(sample: Sample, left: int, top: int, right: int, bottom: int) -> Sample:
-    """The part of the picture between whole coordinates, with its boxes."""
+    """The part of the image between whole coordinates, with its boxes."""
     boxes = sample.boxes - sample.boxes.new_tensor([left, top, left, top])
     return replace(sample, image=sample.image[:, top:bottom, left:right], boxes=boxes).clipped()

@@ -1,4 +1,4 @@
-"""Mirroring pictures and boxes."""
+"""Mirroring images and boxes."""
 
 from dataclasses import dataclass, replace
 

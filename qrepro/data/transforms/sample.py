@@ -1,4 +1,4 @@
-"""One picture with its training targets: what every transform takes and gives."""
+"""One image with its training targets: what every transform takes and gives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ THINNEST = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture with its G training targets.
+    """One image with its G training targets.
 
     Attributes:
         image: (3, H, W) uint8, RGB; float32 after `Normalise`. May be kept by the loader: never changed in place.
@@ -26,11 +26,11 @@ class Sample:
     labels: Tensor
 
     def only(self, chosen: Tensor) -> Sample:
-        """The same picture with the boxes and labels where `chosen` (G,) bool is true."""
+        """The same image with the boxes and labels where `chosen` (G,) bool is true."""
         return replace(self, boxes=self.boxes[chosen], labels=self.labels[chosen])
 
     def clipped(self) -> Sample:
-        """Boxes clipped to the picture, those that vanish removed with their labels."""
+        """Boxes clipped to the image, those that vanish removed with their labels."""
         height, width = self.image.shape[-2:]
         boxes = self.boxes.clamp(min=0).minimum(self.boxes.new_tensor([width, height, width, height]))
         thick = (boxes[:, 2:] - boxes[:, :2] >= THINNEST).all(dim=1)

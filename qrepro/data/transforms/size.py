@@ -1,4 +1,4 @@
-"""Scaling pictures and boxes."""
+"""Scaling images and boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Resize:
         return _resized(sample, *self.size(height, width, min(short, long), max(short, long)))
 
     def size(self, height: int, width: int, short: int, long: int) -> tuple[int, int]:
-        """New (height, width) in pixels of a picture whose short side is to become `short`, its long at most `long`."""
+        """New (height, width) in pixels of a image whose short side is to become `short`, its long at most `long`."""
         scale = min(short / min(height, width), long / max(height, width))
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
@@ -72,7 +72,7 @@ def _range(side: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _resized(sample: Sample, height: int, width: int) -> Sample:
-    """Picture and boxes scaled; boxes by the ratio of each axis that rounding the size really gave."""
+    """Image and boxes scaled; boxes by the ratio of each axis that rounding the size really gave."""
     old_height, old_width = sample.image.shape[-2:]
     x, y = width / old_width, height / old_height
     image = F.resize(sample.image, [height, width], antialias=True)

@@ -1,125 +1,194 @@
-"""Ground truth of a PASCAL VOC folder: one XML file an image, one list of image names a split.
+"""PASCAL VOC's format: one XML file an image in `Annotations`, one list of image names a split in `ImageSets/Main`.
 
-The conventions are those of the training side, so that ids and boxes agree with what an evaluation of it writes.
+Only what the files say is here. What follows from an image without a size or a box without area is decided by the two
+that read them: `qrepro.records.ground_truth`, for evaluation, and `qrepro.data.voc`, for training.
+
+Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
+
+import numpy as np
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-DEFAULT_SPLITS = ("test", "val")
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_pascal(
-    root: Path, split: str | None = None, classes: Sequence[str] | None = None, one_based: bool | None = None
-) -> dict[str, list[dict[str, Any]]]:
-    """Read a split of a PASCAL VOC folder as the three lists of a COCO-format file.
+@dataclass(frozen=True)
+class VocObject:
+    """An object of an image, as written.
 
-    Image ids are 1..N in the order of the list, category ids 1..C in the order of `classes`, annotation ids count from
-    1. A difficult object has iscrowd 1. Boxes are clipped to their image (where the file tells its size); those
-    without area in it are left out, with one warning for all.
+    Attributes:
+        name: its class.
+        corners: xmin, ymin, xmax, ymax in pixels; VOC2011 and later hold some fractions. May be NaN or infinite.
+        difficult: whether the file marks it as difficult, so that evaluation ignores it.
+    """
 
-    root: a folder with `Annotations` and `ImageSets/Main`, a folder that holds one such folder, itself or in
-        `VOCdevkit`, or a plain folder of XML files.
-    split: name of the list of images, after the year's folder if there are several (`VOC2007/test`). None: test, else
-        val, else all XML files by name.
-    classes: names in the order of their ids. None: Pascal's 20 where the XML files of the folder name no other class,
-        else all that they name, sorted.
-    one_based: Pascal VOC counts pixels from 1 and includes the last one, so that (xmin, ymin, xmax, ymax) covers
-        (xmin - 1, ymin - 1, xmax, ymax); False takes the numbers as they are. None: whether the classes are Pascal's.
+    name: str
+    corners: tuple[float, ...]
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class VocImage:
+    """An image, as its XML file describes it.
+
+    Attributes:
+        file: the XML file.
+        file_name: of the image, without folder: the stem of the XML file with the ending that the file names.
+        width: in pixels; None where it is missing, not positive or no number.
+        height: likewise.
+        objects: in the order of the file.
+    """
+
+    file: Path
+    file_name: str
+    width: int | None
+    height: int | None
+    objects: tuple[VocObject, ...]
+
+    def boxes(self, one_based: bool) -> np.ndarray:
+        """Boxes of the objects, not clipped.
+
+        Args:
+            one_based: Pascal VOC counts pixels from 1 and includes the last one, so that (xmin, ymin, xmax, ymax)
+                covers (xmin - 1, ymin - 1, xmax, ymax); False takes the numbers as they are (BCCD).
+
+        Returns:
+            (G, 4) float64 x1, y1, x2, y2 in pixels from 0.
+        """
+        boxes = np.array([item.corners for item in self.objects], dtype=np.float64).reshape(-1, 4)
+        if one_based:
+            boxes[:, :2] -= 1
+        return boxes
+
+    def numbers(self, number_of: Mapping[str, int]) -> list[int]:
+        """Number of the class of each object.
+
+        Args:
+            number_of: labels or category ids by class name.
+
+        Raises:
+            ValueError: an object of another class.
+        """
+        for n, item in enumerate(self.objects):
+            if item.name not in number_of:
+                raise ValueError(f"{self.file}: object {n} of class {item.name!r}, allowed: {', '.join(number_of)}")
+        return [number_of[item.name] for item in self.objects]
+
+
+def read_image(file: Path) -> VocImage:
+    """Read the XML file of an image.
 
     Raises:
-        FileNotFoundError: no XML files, no such split (saying which there are), a listed file is missing.
-        ValueError: an empty list, malformed XML, a box without its four numbers, an object of a class not in `classes`.
+        FileNotFoundError: no such file.
+        ValueError: malformed XML, or an object without the four numbers of its box.
     """
-    folder, name = _folder(root, split)
-    xml = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
-    files = _files(folder, xml, name)
-    trees = {file: _parse(file) for file in files}  # a list may name an image twice
-    if classes is None:
-        rest = [_parse(file) for file in xml.glob("*.xml") if file not in trees]
-        named = {_name(node) for tree in [*trees.values(), *rest] for node in tree.findall("object")}
-        classes = VOC_CLASSES if named <= set(VOC_CLASSES) else sorted(named)
-    one_based = tuple(classes) == VOC_CLASSES if one_based is None else one_based
-    images = [_image(tree, number, file) for number, (file, tree) in enumerate(trees.items(), start=1)]
-    category = {name: number for number, name in enumerate(classes, start=1)}
-    annotations: list[dict[str, Any]] = []
-    left_out = []
-    for image, (file, tree) in zip(images, trees.items(), strict=True):
-        for n, node in enumerate(tree.findall("object")):
-            if _name(node) not in category:
-                raise ValueError(f"{file}: object {n} of class {_name(node)!r}, allowed: {', '.join(classes)}")
-            written = _corners(node, n, file)
-            bbox = _box(written, image, one_based)
-            if bbox is None:
-                left_out.append(f"{file.name}: object {n} ({_name(node)}) {written}")
-                continue
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": category[_name(node)],
-                    "bbox": bbox,
-                    "iscrowd": int((node.findtext("difficult") or "").strip() == "1"),
-                }
-            )
-    if left_out:
-        text = f"{root}: {len(left_out)} objects without area inside their image are left out, first {left_out[0]}"
-        warnings.warn(text, stacklevel=3)
-    categories = [{"id": number, "name": name} for name, number in category.items()]
-    return {"images": images, "categories": categories, "annotations": annotations}
+    tree = _parse(file)
+    # Only the ending is taken from <filename>: sets that were renamed still carry the old names.
+    suffix = Path((tree.findtext("filename") or "").strip()).suffix or ".jpg"
+    width, height = (_pixels(tree.findtext(f"size/{side}")) for side in ("width", "height"))
+    objects = tuple(
+        VocObject(_name(node), _corners(node, n, file), (node.findtext("difficult") or "").strip() == "1")
+        for n, node in enumerate(tree.findall("object"))
+    )
+    return VocImage(file, file.stem + suffix, width, height, objects)
 
 
-def _folder(root: Path, split: str | None) -> tuple[Path, str | None]:
-    """The folder that holds the XML files or `Annotations`, and the name of the list of images in it."""
-    year, _, name = (split or "").rpartition("/")
-    if year:
-        candidates = [folder for folder in (root / year, root / "VOCdevkit" / year) if folder.is_dir()]
-    elif (root / "Annotations").is_dir() or any(root.glob("*.xml")):
-        candidates = [root]
-    else:
-        candidates = sorted(
-            path.parent for pattern in ("*/", "VOCdevkit/*/") for path in root.glob(pattern + "Annotations")
-        )
-    if len(candidates) != 1:
-        found = ", ".join(str(folder.relative_to(root)) for folder in candidates) or "none"
+def class_names(folder: Path, known: Iterable[VocImage] = ()) -> tuple[str, ...]:
+    """Every class that an XML file of a folder names, sorted.
+
+    Args:
+        folder: as in `annotation_folder`.
+        known: images of that folder that were read already, whose files are not read again.
+
+    Raises:
+        ValueError: malformed XML.
+    """
+    images = {image.file: image for image in known}
+    names = {item.name for image in images.values() for item in image.objects}
+    for file in sorted(annotation_folder(folder).glob("*.xml")):
+        if file not in images:
+            names.update(_name(node) for node in _parse(file).findall("object"))
+    return tuple(sorted(names))
+
+
+def default_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Classes of a folder for which none are given: Pascal's 20 where no other is named, else those named, sorted."""
+    named = set(names)
+    return VOC_CLASSES if named <= set(VOC_CLASSES) else tuple(sorted(named))
+
+
+def counts_from_one(classes: Sequence[str]) -> bool:
+    """Whether a folder of these classes counts pixels from 1 where nothing is said: where they are Pascal's 20."""
+    return tuple(classes) == VOC_CLASSES
+
+
+def annotation_folder(folder: Path) -> Path:
+    """Where the XML files of a folder lie: in `Annotations`, or, without one, in the folder itself."""
+    annotations = folder / "Annotations"
+    return annotations if annotations.is_dir() else folder
+
+
+def split_parts(split: str) -> tuple[str, str]:
+    """Folder of the year, "" for none, and name of the list of images: of `VOC2007/test` they are VOC2007 and test."""
+    year, _, name = split.rpartition("/")
+    return year, name
+
+
+def candidate_folders(root: Path, year: str) -> list[Path]:
+    """Where a split is looked for: in `root`, or, of a year, in the year's folder in `root` or in `root/VOCdevkit`."""
+    return [root / year, root / "VOCdevkit" / year] if year else [root]
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Folders of `root` that may be those of years: all in `root`, then all in `root/VOCdevkit`, by name."""
+    return [*sorted(root.glob("*/")), *sorted(root.glob("VOCdevkit/*/"))]
+
+
+def list_file(folder: Path, name: str) -> Path:
+    """The file that lists the images of a split."""
+    return folder / "ImageSets" / "Main" / f"{name}.txt"
+
+
+def has_lists(folder: Path) -> bool:
+    """Whether a folder has a place for lists of images."""
+    return (folder / "ImageSets" / "Main").is_dir()
+
+
+def list_names(folder: Path) -> list[str]:
+    """Names of the lists of images in a folder, sorted, without those of one class."""
+    names = sorted(file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt"))
+    # Pascal's `aeroplane_train.txt` lists the same images as `train.txt`, with a column about aeroplanes.
+    return [name for name in names if name.rpartition("_")[0] not in VOC_CLASSES]
+
+
+def read_list(folder: Path, name: str) -> list[str]:
+    """Names of the images of a split as listed, which may be more than once.
+
+    A list of one class has a second column, which is not read.
+
+    Raises:
+        FileNotFoundError: no such list; says which there are.
+        ValueError: the list is empty.
+    """
+    file = list_file(folder, name)
+    if not file.is_file():
         raise FileNotFoundError(
-            f"{root}: one folder with Annotations/*.xml, or XML files, are needed; found: {found}"
-            + (" (name one with the split, such as FOLDER/test)" if candidates else "")
+            f"{file}: no such list of images; lists found there: {', '.join(list_names(folder)) or 'none'}"
         )
-    return candidates[0], name or None
-
-
-def _files(folder: Path, xml: Path, split: str | None) -> list[Path]:
-    """The XML files of a split, as listed; of the default split where none is asked for."""
-    lists = {file.stem: file for file in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}
-    if split is None:
-        split = next((name for name in DEFAULT_SPLITS if name in lists), None)
-    if split is None:
-        files = sorted(xml.glob("*.xml"))
-        if not files:
-            raise FileNotFoundError(f"{xml}: no XML files")
-        return files
-    if split not in lists:
-        # `aeroplane_train` lists the images of `train`, with a column about aeroplanes
-        known = [name for name in lists if name.rpartition("_")[0] not in VOC_CLASSES]
-        raise FileNotFoundError(
-            f"{folder}: no split {split!r} in ImageSets/Main; there are: {', '.join(known) or 'none'}"
-        )
-    names = [line.split()[0] for line in lists[split].read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"{lists[split]}: the list of images is empty")
-    return [xml / f"{name}.xml" for name in names]
+        raise ValueError(f"{file}: the list of images is empty")
+    return names
 
 
 def _parse(file: Path) -> ElementTree.Element:
@@ -137,38 +206,21 @@ def _name(node: ElementTree.Element) -> str:
     return (node.findtext("name") or "").strip()
 
 
-def _image(tree: ElementTree.Element, number: int, file: Path) -> dict[str, Any]:
-    """The record of an image; a size that is missing, zero or no number is None."""
-    # Only the ending is taken from <filename>: sets that were renamed still carry the old names.
-    suffix = Path((tree.findtext("filename") or "").strip()).suffix or ".jpg"
-    width, height = (_pixels(tree.findtext(f"size/{side}")) for side in ("width", "height"))
-    return {"id": number, "file_name": file.stem + suffix, "width": width, "height": height}
-
-
 def _pixels(text: str | None) -> int | None:
     """A count of pixels."""
     try:
-        return int(float(text or 0)) or None
+        count = int(float(text or 0))
     except (ValueError, OverflowError):
         return None
+    return count if count > 0 else None
 
 
-def _corners(node: ElementTree.Element, n: int, file: Path) -> list[float]:
-    """xmin, ymin, xmax, ymax of object n as written; VOC2011 and later hold some fractions."""
+def _corners(node: ElementTree.Element, n: int, file: Path) -> tuple[float, ...]:
+    """xmin, ymin, xmax, ymax of object n as written."""
     # The box of the object itself: the parts of a person in VOC2012 carry boxes of their own.
-    texts = [node.findtext(f"bndbox/{corner}") for corner in _CORNERS]
+    texts = [node.findtext(f"bndbox/{corner}") for corner in CORNERS]
     try:
-        return [float(text or "") for text in texts]
+        return tuple(float(text or "") for text in texts)
     except ValueError:
-        written = ", ".join(f"{corner} {text!r}" for corner, text in zip(_CORNERS, texts, strict=True))
+        written = ", ".join(f"{corner} {text!r}" for corner, text in zip(CORNERS, texts, strict=True))
         raise ValueError(f"{file}: object {n} has {written}, four numbers are needed") from None
-
-
-def _box(written: Sequence[float], image: dict[str, Any], one_based: bool) -> list[float] | None:
-    """[x, y, width, height] within the image, or None where that has no area."""
-    if not all(map(math.isfinite, written)):
-        return None
-    width, height = image["width"] or math.inf, image["height"] or math.inf
-    x1, y1 = (max(value - one_based, 0.0) for value in written[:2])
-    x2, y2 = min(written[2], width), min(written[3], height)
-    return [x1, y1, x2 - x1, y2 - y1] if x2 > x1 and y2 > y1 else None
