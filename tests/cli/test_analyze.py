@@ -202,7 +202,7 @@ def test_scores_beyond_one_are_a_warning_for_ap(capsys, tmp_path, files):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["ap", "FILE"], "belongs to result files"),
+        (["ap", "FILE"], "a result file needs its ground truth"),
         (["ap", "--annotations", "TRUTHS"], "belongs to result files"),
         (["ap", "RUNS", "FILE", "--annotations", "TRUTHS"], "no evaluated run"),
         (["ap", "TRUTHS", "--annotations", "FILE"], "FILE"),
@@ -218,7 +218,7 @@ def test_scores_beyond_one_are_a_warning_for_ap(capsys, tmp_path, files):
         (["pcc", "FILE", "--annotations", "TRUTHS", "--statistics", "pcc"], "pearson"),
         (["lrp", "FILE", "--annotations", "TRUTHS", "--tau", "1"], "tau"),
         (["calibration", "FILE", "--annotations", "TRUTHS", "--pooling", "some"], "pooling"),
-        (["compare", "FILE", "FILE"], "belongs to result files"),
+        (["compare", "FILE", "FILE"], "a result file needs its ground truth"),
         (["compare", "FILE", "FILE", "--annotations", "TRUTHS", "--interval", "wide"], "centred"),
         (["compare", "FILE", "FILE", "--annotations", "TRUTHS", "--rule-a", "class"], "no score rules"),
     ],

@@ -166,7 +166,8 @@ def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_p
     assert row["stale"] == "" and row["date"] == json.loads((made.path / "run.json").read_text())["created"][:10]
     text = Path(f"{small}.md").read_text()
     assert "36.1 / 41.3" in text and text.startswith("# IoU-aware") and "(shapes)" in text.splitlines()[0]
-    made.card.write_text(made.card.read_text().replace(recipe.hash, "0123456789ab"))  # as if the recipe had changed
+    card = made.path / "run.json"
+    card.write_text(card.read_text().replace(recipe.hash, "0123456789ab"))  # as if the recipe had changed
     assert run(capsys, "tables", "iou_aware/table4", "--results", results)[0] == 0
     frame = pd.read_csv(f"{small}.csv", dtype=str, keep_default_na=False)
     assert frame["stale"][frame["row"] == "alpha-0.4"].tolist() == ["stale"]

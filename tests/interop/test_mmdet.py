@@ -338,7 +338,7 @@ def test_values_of_a_configuration_are_set(tmp_path, monkeypatch):
     )
     assert process["candidates"] == "locations"
     newer = convert(given, config, "2.25.1").recipe.postprocess.options
-    assert (newer["candidates"], newer["threshold_on"], newer["limit_by"]) == ("pairs", "class", "class")
+    assert (newer["candidates"], newer["score_thr_on"], newer["rank_by"]) == ("pairs", "class", "class")
 
 
 def test_old_and_new_configurations_name_the_normalisation_apart():
