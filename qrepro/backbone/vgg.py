@@ -86,13 +86,13 @@ def thinned(state: Mapping[str, Tensor]) -> dict[tuple[int, str], Tensor]:
         ValueError: The classifier has other shapes than VGG-16's.
     """
     entries = {}
-    for layer, name, inputs, size, every in ((-2, "classifier.0", 512, 7, 1), (-1, "classifier.3", 4096, 1, 4)):
+    for layer, name, inputs, size, step in ((-2, "classifier.0", 512, 7, 1), (-1, "classifier.3", 4096, 1, 4)):
         weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
         if weight is None or bias is None or not weight.isfinite().all():
             return {}
         shape = 4096, inputs * size * size
         if weight.shape != shape:
             raise ValueError(f"backbone.weights: {name}.weight is {tuple(weight.shape)}, that of VGG-16 is {shape}")
-        entries[layer, "weight"] = weight.view(4096, inputs, size, size)[::4, ::every, ::3, ::3]
+        entries[layer, "weight"] = weight.view(4096, inputs, size, size)[::4, ::step, ::3, ::3]
         entries[layer, "bias"] = bias[::4]
     return entries

@@ -72,9 +72,9 @@ class FPN(Pyramid):
         norm: Literal["none", "group"] = "none",
         groups: int = 32,
     ) -> None:
-        normed = groups if norm == "group" else None
-        super().__init__(inputs, channels, extra, relu, normed)
-        self.lateral = laterals(inputs, channels, normed)
+        norm_groups = groups if norm == "group" else None
+        super().__init__(inputs, channels, extra, relu, norm_groups)
+        self.lateral = laterals(inputs, channels, norm_groups)
         xavier(self)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -110,11 +110,11 @@ class PAFPN(Pyramid):
         groups: int = 32,
         deformable: Literal["none", "v1", "v2"] = "none",
     ) -> None:
-        normed = groups if norm == "group" else None
-        super().__init__(inputs, channels, extra, relu, normed)
+        norm_groups = groups if norm == "group" else None
+        super().__init__(inputs, channels, extra, relu, norm_groups)
         self.lateral = laterals(inputs, channels)
-        self.inner = nn.ModuleList(convolution(channels, channels, 3, 1, normed) for _ in inputs)
-        self.down = nn.ModuleList(convolution(channels, channels, 3, 2, normed) for _ in inputs[1:])
+        self.inner = nn.ModuleList(convolution(channels, channels, 3, 1, norm_groups) for _ in inputs)
+        self.down = nn.ModuleList(convolution(channels, channels, 3, 2, norm_groups) for _ in inputs[1:])
         xavier(self)
         if deformable != "none":  # only now: its offset layers must stay at zero
             for number, level in enumerate(self.output):
