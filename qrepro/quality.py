@@ -70,7 +70,8 @@ class ConvQuality(Estimator):
 
     def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor:
         """Quality logits (B, per_cell, H, W)."""
-        return self.conv(features)
+        logit: Tensor = self.conv(features)
+        return logit
 
 
 class Statistics(Estimator):
@@ -102,7 +103,8 @@ class Statistics(Estimator):
     def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor:
         """Quality logits (B, per_cell, H, W)."""
         logit = self.outer(self.inner(self.describe(raw)).relu())
-        return logit.unflatten(0, (-1, self.per_cell))[:, :, 0]
+        each: Tensor = logit.unflatten(0, (-1, self.per_cell))
+        return each[:, :, 0]
 
 
 class Composed(Estimator):
@@ -123,7 +125,8 @@ class Composed(Estimator):
 
     def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor:
         """Features (B, d, H, W)."""
-        return self.layer(self.describe(raw)).relu()
+        described: Tensor = self.layer(self.describe(raw)).relu()
+        return described
 
 
 class Describe(nn.Module):
@@ -173,7 +176,8 @@ class Sampled(Estimator):
 
     def forward(self, features: Tensor, raw: Tensor, sides: Callable[[], Tensor]) -> Tensor:
         """Quality logits (B, 1, H, W)."""
-        return self.outer(self.inner(features, raw, sides()).relu())
+        logit: Tensor = self.outer(self.inner(features, raw, sides()).relu())
+        return logit
 
 
 def _normal(conv: nn.Conv2d) -> nn.Conv2d:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -42,10 +42,10 @@ def download(
 ) -> None:
     """Download COCO 2017, VOC 2007/2012 or BCCD; an interrupted download is continued, a finished one checked."""
     from qrepro.cli.terminal import terminal
-    from qrepro.data.download import download
+    from qrepro.data.download import Name, download
 
     with terminal.transfers() as progress:
-        download(name, folder, mirror, progress)  # type: ignore[arg-type]  # checked there
+        download(cast(Name, name), folder, mirror, progress)  # checked there
     typer.echo(f"{folder}: {name} is complete")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -160,16 +160,15 @@ def export(
     """Write a run's weights, detections or network for other programs, checked against our own before it is there."""
     from qrepro.cli.terminal import terminal
     from qrepro.experiments.experiment import open_experiment
-    from qrepro.experiments.exporting import export
+    from qrepro.experiments.exporting import Format, export
 
     if out and len(rule or ()) > 1:
         raise ValueError(f"--out {out}: is one file, --rule names {len(rule or ())}")
     side = o.image_size(size)
     experiment = open_experiment(run, profile, overrides or (), steps=steps, seed=seed, results=results)
+    form = cast(Format, to)  # checked there
     for name in rule or (None,):
-        terminal.message(
-            export(experiment, to, out, rule=name, split=split, size=side, checkpoint=checkpoint)  # type: ignore[arg-type]  # checked there
-        )
+        terminal.message(export(experiment, form, out, rule=name, split=split, size=side, checkpoint=checkpoint))
 
 
 def import_(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -33,7 +33,8 @@ def tables(
     asked = bool(profile or overrides or steps)
     settings = [Setting.of(name, overrides, steps) for name in profile or (None,)] if asked else None
     target = out or results / "tables"
-    for table in write_tables(which, settings, results=results, out=target, form=form):  # type: ignore[arg-type]  # checked there
+    allowed = cast(Literal["csv", "markdown", "both"], form)  # checked there
+    for table in write_tables(which, settings, results=results, out=target, form=allowed):
         terminal.message(str(table))
 
 

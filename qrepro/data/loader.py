@@ -95,7 +95,7 @@ class ImageDataset(Dataset[tuple[Sample, int, tuple[int, int]]]):
         image = self.annotations.images[index]
         try:
             with PILImage.open(image.file) as opened:
-                pixels = pil_to_tensor(opened.convert("RGB"))
+                pixels: Tensor = pil_to_tensor(opened.convert("RGB"))
         except FileNotFoundError:
             raise ValueError(f"{image.file}: file is missing (image {image.id} of {self.annotations.name})") from None
         except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:

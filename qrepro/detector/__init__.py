@@ -28,4 +28,5 @@ class Detector(nn.Module):
         """Predictions of normalised images (B, 3, H, W); H and W are best multiples of 32."""
         pyramid = self.neck(self.backbone(images))
         sizes = [tuple(level.shape[-2:]) for level in pyramid]
-        return self.head(pyramid, self.prior(sizes, self.neck.strides, images.device))
+        prediction: Prediction = self.head(pyramid, self.prior(sizes, self.neck.strides, images.device))
+        return prediction

@@ -176,9 +176,11 @@ class Head(nn.Module):
     def _points(self, sampler: Any, features: Tensor, raw: Tensor, sides: Tensor) -> Tensor:
         """Points (B, sets, taps, 2, H, W): of each prior of a cell, or one set for all where no box moves them."""
         if not sampler.of_box:
-            return sampler(features, raw, sides)[:, None]
+            shared: Tensor = sampler(features, raw, sides)
+            return shared[:, None]
         each = raw.unflatten(1, (self.per_cell, -1)).flatten(0, 1)
-        return sampler(features, each, sides).unflatten(0, (-1, self.per_cell))
+        points: Tensor = sampler(features, each, sides).unflatten(0, (-1, self.per_cell))
+        return points
 
     def _sides(self, raw: Tensor, box: BoxCoder, reference: Priors, priors: Priors) -> Tensor:
         """Distances (B * per_cell, 4, H, W) in cells of the centres of priors to the sides of boxes.
@@ -188,7 +190,7 @@ class Head(nn.Module):
         # around the origin instead of their own points, so that no digit is lost to the coordinates
         boxes = box.decode(self._flat(raw), reference.moved(-priors.centres())) / priors.stride[:, None]
         sides = torch.cat([-boxes[..., :2], boxes[..., 2:]], -1)
-        maps = sides.unflatten(1, (*raw.shape[-2:], self.per_cell))
+        maps: Tensor = sides.unflatten(1, (*raw.shape[-2:], self.per_cell))
         return maps.permute(0, 3, 4, 1, 2).flatten(0, 1)
 
     def _flat(self, maps: Tensor) -> Tensor:

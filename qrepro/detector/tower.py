@@ -50,4 +50,5 @@ class Shortcut(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of the shape of x."""
-        return (x + super().forward(x)).relu()  # type: ignore[no-untyped-call]  # torch's own
+        added: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch's own
+        return (x + added).relu()

@@ -300,14 +300,18 @@ _MODULE = SimpleNamespace(__name__=__name__, Unpickler=_Reader, load=_load)
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, metadata: Any = None) -> Tensor:
     """torch._utils._rebuild_tensor_v2 without gradient and hooks."""
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict(), metadata)
+    tensor: Tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict(), metadata)
+    return tensor
 
 
 def _typed_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, metadata: Any = None
 ) -> Tensor:
     """torch._utils._rebuild_tensor_v3 without gradient and hooks."""
-    return torch._utils._rebuild_tensor_v3(storage, offset, size, stride, False, OrderedDict(), dtype, metadata)
+    tensor: Tensor = torch._utils._rebuild_tensor_v3(
+        storage, offset, size, stride, False, OrderedDict(), dtype, metadata
+    )
+    return tensor
 
 
 def _config(held: Any = None, *_: Any) -> dict[Any, Any]:

@@ -162,4 +162,5 @@ def _override(text: str) -> dict[str, Any]:
         raise ValueError(f"--set {text}: {value!r} is not a YAML value") from error
     for step in reversed(key.strip().split(".")):
         nested = {step: nested}
-    return nested
+    override: dict[str, Any] = nested
+    return override

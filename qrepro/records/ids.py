@@ -74,7 +74,8 @@ def class_ids(
     outside = (classes < first) | (classes >= first + len(order))
     allowed = f"a class number from {first} to {first + len(order) - 1}, one of the {len(order)} of the ground truth"
     refuse(outside, kind, f"{message} {allowed}", classes, source)
-    return order[classes - first]
+    ids: np.ndarray = order[classes - first]
+    return ids
 
 
 def image_names(ground_truth: GroundTruth) -> dict[str, int]:

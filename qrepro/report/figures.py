@@ -217,7 +217,8 @@ def _near(frame: pd.DataFrame, best: Mapping[Any, Any]) -> pd.DataFrame:
     same = frame[(frame["image_id"] == best["image_id"]) & (frame["category_id"] == best["category_id"])]
     same = same[same["score"] > SHOWN]
     around = np.tile([best[c] for c in BOX], (len(same), 1))
-    return same[pair_iou(same[BOX].to_numpy(np.float64), around) > 0]
+    near: pd.DataFrame = same[pair_iou(same[BOX].to_numpy(np.float64), around) > 0]
+    return near
 
 
 def printed_speed(frame: pd.DataFrame, about: str = "") -> Plot:

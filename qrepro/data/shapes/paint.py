@@ -250,7 +250,8 @@ def _colour(rng: Generator, low: float, high: float) -> Colour:
 def _direction(rng: Generator) -> Colour:
     """A random direction in RGB, its largest component 1 in size."""
     vector = rng.standard_normal(size=3, dtype=np.float32)
-    return vector / np.abs(vector).max()
+    direction: Colour = vector / np.abs(vector).max()
+    return direction
 
 
 def _waves(rng: Generator, height: int, width: int, wavelength: float) -> tuple[Plane, Plane]:
@@ -270,7 +271,8 @@ def _blotches(rng: Generator, height: int, width: int, wavelength: float) -> Pla
 def _checks(rng: Generator, height: int, width: int, wavelength: float) -> Plane:
     """A chequerboard."""
     one, other = _waves(rng, height, width, 1.4 * wavelength)
-    return np.sign(one * other)
+    checks: Plane = np.sign(one * other)
+    return checks
 
 
 def _stripes(rng: Generator, height: int, width: int, wavelength: float) -> Plane:
