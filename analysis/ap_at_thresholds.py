@@ -1,9 +1,9 @@
 """At which IoU thresholds does a score rule gain? AP at 0.5, 0.55, ... 0.95 of every rule that was evaluated."""
 
-import sys
 from pathlib import Path
 
 import qrepro
+from qrepro.cli.study import run_study
 from qrepro.metrics.coco_ap import threshold_name
 from qrepro.metrics.matching import COCO_THRESHOLDS
 from qrepro.plots import ap_by_threshold
@@ -19,9 +19,9 @@ def study(sources: qrepro.Sources) -> list[dict]:
     ]
 
 
-def main(arguments: list[str]) -> None:
+def main(*paths: str) -> None:
     """Write what the study finds, and say where it lies."""
-    rows = study(qrepro.Sources.of(arguments))
+    rows = study(qrepro.Sources.of(paths))
     names = [threshold_name(threshold) for threshold in COCO_THRESHOLDS]
     lines = {f"{row['detector']}: {row['rule']}": [row[name] for name in names] for row in rows}
     for label, values in lines.items():
@@ -31,4 +31,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_study(main)

@@ -3,10 +3,10 @@
 Needs a run of `qrepro eval R --save-candidates`.
 """
 
-import sys
 from pathlib import Path
 
 import qrepro
+from qrepro.cli.study import run_study
 
 OUT = Path("results/analysis/candidate_rescoring")
 ALPHAS = [tenth / 10 for tenth in range(11)]
@@ -24,9 +24,9 @@ def study(run: str, alphas: list[float] = ALPHAS) -> list[dict]:
     return rows
 
 
-def main(arguments: list[str]) -> None:
+def main(run: str) -> None:
     """Write what the study finds, and say where it lies."""
-    rows = study(*arguments)
+    rows = study(run)
     for how in dict.fromkeys(row["suppression"] for row in rows):
         for row in qrepro.best_rows([row for row in rows if row["suppression"] == how]):
             print(f"{how}: best by {row['source']}: {row['rule']}, AP {row['AP']:.1f}")
@@ -34,4 +34,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_study(main)

@@ -3,10 +3,10 @@
 IoU_eval is the largest IoU with a ground truth of the same class, which AP counts by.
 """
 
-import sys
 from pathlib import Path
 
 import qrepro
+from qrepro.cli.study import run_study
 from qrepro.metrics.iou import iou_eval
 from qrepro.plots import score_vs_iou
 
@@ -23,9 +23,9 @@ def study(sources: qrepro.Sources) -> dict:
     return clouds
 
 
-def main(arguments: list[str]) -> None:
+def main(*paths: str) -> None:
     """Write what the study finds, and say where it lies."""
-    clouds = list(study(qrepro.Sources.of(arguments)).items())
+    clouds = list(study(qrepro.Sources.of(paths)).items())
     for start in range(0, len(clouds), PANELS):
         for name, (iou, score) in (part := dict(clouds[start : start + PANELS])).items():
             sure = score >= 0.5
@@ -35,4 +35,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_study(main)

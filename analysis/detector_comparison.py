@@ -4,10 +4,10 @@ Called as `python analysis/detector_comparison.py A B` with two runs (or folders
 two result files.
 """
 
-import sys
 from pathlib import Path
 
 import qrepro
+from qrepro.cli.study import run_study
 from qrepro.plots import difference_interval
 from qrepro.statistics.comparison import compared_side
 
@@ -22,9 +22,9 @@ def study(a: str, b: str, annotations: str | None = None, draws: int = DRAWS) ->
     return qrepro.compare(*(compared_side(path, None, sources) for path in paths), draws=draws)
 
 
-def main(arguments: list[str]) -> None:
+def main(a: str, b: str, annotations: str | None = None) -> None:
     """Write what the study finds, and say where it lies."""
-    precision, correlation = study(*arguments)
+    precision, correlation = study(a, b, annotations)
     for row in [*precision, *correlation]:
         print(f"{row['metric']}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
     print(*qrepro.write_rows([*precision, *correlation], OUT, title="b - a"), sep="\n")
@@ -33,4 +33,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_study(main)

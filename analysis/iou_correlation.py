@@ -4,10 +4,10 @@ Over the positives of a run, or over the detections of a result file; with inter
 Pearson's coefficient does not show: concordance, bias and slope.
 """
 
-import sys
 from pathlib import Path
 
 import qrepro
+from qrepro.cli.study import run_study
 from qrepro.plots import estimate_vs_iou
 
 OUT = Path("results/analysis/iou_correlation.csv")
@@ -27,9 +27,9 @@ def figure(sources: qrepro.Sources):
     return estimate_vs_iou(clouds)
 
 
-def main(arguments: list[str]) -> None:
+def main(*paths: str) -> None:
     """Write what the study finds, and say where it lies."""
-    sources = qrepro.Sources.of(arguments)
+    sources = qrepro.Sources.of(paths)
     rows = study(sources)
     for row in rows:
         band = f"IoU {row['iou_min']:g} to {row['iou_max']:g}"
@@ -39,4 +39,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_study(main)

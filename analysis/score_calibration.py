@@ -1,19 +1,19 @@
 """Is the score the precision, or the IoU, that it claims? D-ECE, LaECE, LaECE0, LaACE0, and a reliability diagram."""
 
-import sys
 from pathlib import Path
 
 import qrepro
+from qrepro.cli.study import run_study
 from qrepro.metrics.calibration import LAECE0, calibration_rows, reliability_rows
 from qrepro.plots import reliability
 
 OUT = Path("results/analysis/score_calibration.csv")
 
 
-def main(arguments: list[str]) -> None:
+def main(*paths: str) -> None:
     """Write what the study finds, and say where it lies."""
     rows, panels = [], {}
-    for found in qrepro.Sources.of(arguments).sets():
+    for found in qrepro.Sources.of(paths).sets():
         name = f"{found.name}: {found.rule}"
         measured = calibration_rows(found.ground_truth, found.detections)
         rows += [{"detector": found.name, "rule": found.rule, **row} for row in measured]
@@ -26,4 +26,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_study(main)

@@ -5,10 +5,10 @@ A run was ranked before NMS, in one network pass (IoU-aware RetinaNet, arXiv 191
 bounds what a better order of the same boxes would give.
 """
 
-import sys
 from pathlib import Path
 
 import qrepro
+from qrepro.cli.study import run_study
 
 OUT = Path("results/analysis/upper_bound_ap.csv")
 ALPHAS = [0.3, 0.5, 0.7]
@@ -30,13 +30,13 @@ def study(sources: qrepro.Sources) -> list[dict]:
     return rows
 
 
-def main(arguments: list[str]) -> None:
+def main(*paths: str) -> None:
     """Write what the study finds, and say where it lies."""
-    rows = study(qrepro.Sources.of(arguments))
+    rows = study(qrepro.Sources.of(paths))
     for row in rows:
         print(f"{row['detector']}: {row.get('source', row['rule'])} by {row['rule']}: AP {row['AP']:.1f}")
     print(*qrepro.write_rows(rows, OUT, title="Upper-bound AP with ground-truth IoU"), sep="\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_study(main)

@@ -1,7 +1,7 @@
 """Geometry of boxes that every other module uses: areas, IoU, clipping, distances to the sides.
 
 A box is `xyxy` in pixels of the network input, float32, without the legacy "+1": its width is x2 - x1.
-Letters: B images, R locations (all priors of all levels), G padded ground-ground truth boxes, P positive pairs.
+Letters: B images, R locations (all priors of all levels), G padded ground-truth boxes, P positive pairs.
 """
 
 from __future__ import annotations

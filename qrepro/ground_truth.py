@@ -1,4 +1,4 @@
-"""Ground truth of a batch, padded, and the ground-ground truth box that a box overlaps most."""
+"""Ground truth of a batch, padded, and the ground-truth box that a box overlaps most."""
 
 from __future__ import annotations
 

@@ -12,8 +12,10 @@ import torch
 from helpers.files import GOLDEN
 from qrepro.data.shapes import make_shapes
 
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(2)
+if "OMP_NUM_THREADS" not in os.environ:  # two cores, shared among the workers of pytest-xdist
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the processes that its tests start share them too
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture

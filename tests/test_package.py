@@ -1,6 +1,7 @@
 """The package as it is installed: its public names, its neighbours in the working directory, and life without torch."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,10 @@ main()
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Ground truth and detections of two detectors, as COCO files."""
+def files(tmp_path_factory, shapes):
+    """Ground truth and detections of two detectors, as COCO files, and a data set."""
     folder = tmp_path_factory.mktemp("files")
+    (folder / "shapes").symlink_to(shapes)
     (folder / "results").mkdir()
     size = Size(images=20, objects=120, classes=3, detections=500)
     ground_truth = make_ground_truth(size)
@@ -55,7 +57,13 @@ def test_every_public_name_can_be_imported_and_is_known_to_type_checkers():
 
 
 @pytest.mark.parametrize(
-    "start", [["-m", "qrepro"], ["-m", "torch.distributed.run", "--nproc-per-node=1", "-m", "qrepro"]]
+    "start",
+    [
+        [Path(sys.executable).with_name("qrepro")],
+        ["-m", "qrepro"],
+        ["-m", "torch.distributed.run", "--nproc-per-node=1", "-m", "qrepro"],
+    ],
+    ids=["qrepro", "python -m qrepro", "torchrun -m qrepro"],
 )
 def test_modules_of_the_working_directory_are_never_taken_for_ours(tmp_path, start):
     for name in ("analysis", "records", "metrics", "cli", "recipe", "engine", "losses"):
@@ -72,6 +80,9 @@ def test_modules_of_the_working_directory_are_never_taken_for_ours(tmp_path, sta
     [
         ["--version"],
         ["recipes", "list"],
+        ["recipes", "show", "gflv2"],
+        ["data", "check", "shapes"],
+        ["zoo", "list"],
         ["tables", "iou_aware/table4", "--results", "results"],
         ["claims", "--results", "results"],
         ["analyze", "ap", "a.json", "--annotations", "annotations.json", "--out", "out"],
@@ -104,12 +115,34 @@ def test_training_without_torch_is_one_line_that_says_what_to_install(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "study", [path for path in STUDIES if path.stem != "candidate_rescoring"], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
 def test_a_study_of_result_files_writes_its_rows(files, tmp_path, study):
     given = [files / "a.json", *([files / "b.json"] if study.stem == "detector_comparison" else [])]
     done = call(tmp_path, study, *given, files / "annotations.json")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "analysis" / f"{study.stem}.csv").stat().st_size > 0
     assert str(Path("results") / "analysis" / f"{study.stem}.csv") in done.stdout
+
+
+def called(monkeypatch, study, *words):
+    """Exit code of a study in this process, as Python runs it."""
+    monkeypatch.setattr(sys, "argv", [str(study), *words])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(study), run_name="__main__")
+    return left.value.code
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("wrong", [["no-such.json", "b.json"], ["a.json"]], ids=["a missing file", "no ground truth"])
+def test_wrong_input_to_a_study_is_one_line_and_exit_code_2(files, study, wrong, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    assert called(monkeypatch, study, *wrong) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and wrong[0] in err
+
+
+@pytest.mark.parametrize("study", [*STUDIES, ROOT / "analysis" / "candidate_rescoring.py"], ids=lambda path: path.stem)
+def test_a_study_is_short_and_says_what_it_asks(study, monkeypatch, capsys):
+    assert called(monkeypatch, study, "--help") == 0
+    assert "?" in capsys.readouterr().out.splitlines()[0]
+    assert len(study.read_text().splitlines()) < 60

@@ -48,4 +48,4 @@ def bare(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and leave with its exit code: 0 done, 2 the input is wrong, 1 the run failed."""
-    raise SystemExit(guarded(app, arguments))
+    raise SystemExit(guarded(lambda: app(arguments, standalone_mode=False)))

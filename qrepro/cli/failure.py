@@ -6,20 +6,19 @@ import errno
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
-
-import typer
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 NEEDS_TRAIN = ("torch", "torchvision")
 
 
-def guarded(app: typer.Typer, arguments: list[str] | None = None) -> int:
-    """Exit code of a command. QREPRO_DEBUG=1 lets tracebacks through."""
+def guarded(call: Callable[[], Any]) -> int:
+    """Exit code of a call: of what it returns, or of how it failed. QREPRO_DEBUG=1 lets tracebacks through."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
-            return int(app(arguments, standalone_mode=False) or 0)
+            return int(call() or 0)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except Exception as error:

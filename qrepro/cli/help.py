@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 
-def group(help: str, **options: object) -> typer.Typer:
+def group(help: str, **options: Any) -> typer.Typer:
     """A group of commands."""
-    app = typer.Typer(help=help, invoke_without_command=True, **options)  # type: ignore[arg-type]  # typer's own options
+    app = typer.Typer(help=help, invoke_without_command=True, **options)
 
     @app.callback()
     def bare(context: typer.Context) -> None:

@@ -42,7 +42,7 @@ class Terminal:
         """
         if not rows:
             return
-        from qrepro.records.tables import readable
+        from qrepro.records.rows import readable
 
         varying, same = readable(rows, digits)
         table = Table(title=title or None, title_justify="left", header_style="bold")

@@ -129,7 +129,7 @@ def _image_defects(images: Sequence[Image]) -> tuple[Defect, ...]:
 
 
 def _image_defect(image: Image) -> Defect | None:
-    """What is wrong with a image file, if anything."""
+    """What is wrong with an image file, if anything."""
     if not image.file.is_file():
         return Defect(str(image.file), "no such image")
     try:

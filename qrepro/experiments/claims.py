@@ -13,7 +13,6 @@ from qrepro.experiments.run_index import RunIndex, Setting, table_files
 from qrepro.papers.claims import Cell, Claim, Tables, printed_row, read_claims
 from qrepro.papers.sheet import read_paper
 from qrepro.papers.verdicts import MAP_NOTE, READING, Measured, Sampler, claim_lines, effect_rows, measured_row
-from qrepro.plots import claimed_effects
 from qrepro.records.run_folder import RunFolder
 from qrepro.records.score_rule import find_rule
 from qrepro.records.tables import markdown, write_csv, write_markdown
@@ -71,6 +70,8 @@ def check_claims(
         write_markdown(markdown(pd.DataFrame(lines), title, _notes(rows)), path.with_suffix(".md"))
         checked.append(CheckedPaper(f"{paper.short} ({setting.label}), {len(lines)} claims", rows, lines, path))
     if measured := effect_rows([row for paper in checked for row in paper.rows]):
+        from qrepro.plots import claimed_effects  # only now: matplotlib takes a second
+
         figure = claimed_effects(measured, f"Claims, measured on {setting.label}.")
         figure.save(out / "figures" / f"effects{setting.suffix}")
     return checked

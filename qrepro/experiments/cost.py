@@ -72,7 +72,7 @@ def _kind(name: str) -> str:
 
 
 def giga_multiply_adds(recipe: Recipe) -> float:
-    """Giga multiply-adds of a image's inference."""
+    """Giga multiply-adds of an image's inference."""
     return _counted(json.dumps(recipe.values()))
 
 

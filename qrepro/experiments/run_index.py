@@ -68,6 +68,7 @@ class RunIndex:
         runs = [run for run in find_runs(root) if run.evaluated] if root.is_dir() else []
         self.by_hash: dict[tuple[str, str], list[RunFolder]] = {}
         self.by_name: dict[tuple[str, str, tuple[str, ...]], list[RunFolder]] = {}
+        self.profiles = {run.profile for run in runs}
         for run in runs:
             self.by_hash.setdefault((run.hash, run.profile), []).append(run)
             overrides = tuple(sorted(run.card.get("overrides", ())))
@@ -75,6 +76,8 @@ class RunIndex:
 
     def of(self, recipe: Recipe) -> tuple[list[RunFolder], bool]:
         """Runs of a recipe, one a seed, and whether they are stale: trained when the recipe had other values."""
+        if recipe.profile not in self.profiles:
+            return [], False
         if runs := self.by_hash.get((recipe.hash, recipe.profile)):
             return sorted(runs, key=lambda run: run.seed), False
         older = self.by_name.get((recipe.name, recipe.profile, tuple(sorted(recipe.overrides))), [])

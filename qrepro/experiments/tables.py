@@ -61,9 +61,10 @@ def write_tables(
     if form not in FORMATS:
         raise ValueError(f"--format {form}: allowed are {', '.join(FORMATS)}")
     index, written = RunIndex(results), []
+    smaller = [name for name in profiles() if name not in PAPERS_OWN and name in index.profiles]
     for source in table_files(which):
         printed, paper = read_table(source), read_paper(source.parent)
-        for setting in settings or [Setting(), *(Setting(name) for name in profiles() if name not in PAPERS_OWN)]:
+        for setting in settings or [Setting(), *map(Setting, smaller)]:
             measured = _Measured.of(printed, index, setting)
             if measured.runs or settings or setting == Setting():
                 written.append(_write(source.stem, printed, paper, measured, form, out))

@@ -61,7 +61,7 @@ LAYERS = {
     "reppoints_pts_refine_out": "refine_out",
 }
 RES2NET = "backbone.layer1.0.convs.0.weight"  # an entry that no other backbone has
-FIRST = ("backbone.conv1.weight", "backbone.conv1.0.weight", "backbone.features.0.weight")  # what reads a image
+FIRST = ("backbone.conv1.weight", "backbone.conv1.0.weight", "backbone.features.0.weight")  # what reads an image
 WITHOUT_PARAMETERS = ("bbox_head.integral.project",)  # buffers that are values of the recipe here
 
 

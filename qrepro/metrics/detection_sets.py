@@ -60,9 +60,11 @@ class Sources:
     def of(cls, arguments: Sequence[str | Path], results: Path = Path("results")) -> Sources:
         """What a script is called with: nothing (all runs of the results), runs, or `DETECTIONS ANNOTATIONS`."""
         paths = [Path(argument) for argument in arguments]
-        if len(paths) == 2 and (paths[0].is_file() or is_folder_of_predictions(paths[0])):
-            return cls(paths[:1], results, paths[1])
-        return cls(paths, results)
+        if not paths or not (paths[0].is_file() or is_folder_of_predictions(paths[0])):
+            return cls(paths, results)
+        if len(paths) != 2:
+            raise ValueError(f"{paths[0]}: one path must follow a result file, its ground truth; got {len(paths) - 1}")
+        return cls(paths[:1], results, paths[1])
 
     def __post_init__(self) -> None:
         for path in self.paths:

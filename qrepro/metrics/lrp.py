@@ -144,7 +144,7 @@ def lrp_curve(score: ArrayLike, hit: ArrayLike, iou: ArrayLike, n_gt: int, tau: 
     if score.ndim != 1 or score.shape != hit.shape or score.shape != iou.shape:
         raise ValueError(f"score {score.shape}, hit {hit.shape} and iou {iou.shape} must be equally long vectors")
     if n_gt < max(1, hit.sum()):
-        raise ValueError(f"n_truths must be at least 1 and the {hit.sum()} true positives, got {n_gt}")
+        raise ValueError(f"n_gt must be at least 1 and the {hit.sum()} true positives, got {n_gt}")
     order = np.argsort(-score, kind="stable")
     score, hit = score[order], hit[order]
     looseness = np.where(hit, 1 - iou[order], 0.0)

@@ -26,7 +26,7 @@ COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # pycocotools' own
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Detections ranked per category, with the ground-ground truth object that each took.
+    """Detections ranked per category, with the ground-truth object that each took.
 
     T thresholds, N detections, G counted objects. Detections are ordered by category, then by falling score, equal
     scores by image id and then by row: pycocotools' order.

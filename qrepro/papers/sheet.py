@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from qrepro.records.files import read_text
+from qrepro.records.yaml_files import load_yaml
 
 SPLITS = ("val2017", "test-dev", "VOC2007 test", "by row", "")
 
@@ -63,7 +64,7 @@ def read_paper(folder: str | Path) -> Paper:
 def read_yaml(path: Path, kind: type) -> Any:
     """The content of a YAML file, which must be a list or a mapping; errors in one line."""
     try:
-        content = yaml.safe_load(read_text(path))
+        content = load_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: broken YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, kind):

@@ -1,4 +1,4 @@
-"""Matched boxes against the scale of the ground-ground truth object."""
+"""Matched boxes against the scale of the ground-truth object."""
 
 from __future__ import annotations
 

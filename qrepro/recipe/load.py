@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from qrepro.recipe.parts import explain
 from qrepro.recipe.schema import Recipe
 from qrepro.records.kinds import nearest
+from qrepro.records.yaml_files import load_yaml
 
 FRAGMENTS = ("profiles", "parts")  # folders that hold pieces of recipes, not recipes
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
 SHEETS = ("paper", "claims")  # files beside the recipes of a paper: what it is, and what it claims
 
 
@@ -29,8 +29,8 @@ def recipe_root() -> Path:
 def names(paper: str | None = None) -> list[str]:
     """Names of all recipes, such as `iou_aware/grad_r50`, or of one paper's."""
     root = recipe_root()
-    found = sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.glob("*/*.yaml"))
-    found = [n for n in found if n.split("/")[0] not in FRAGMENTS and n.split("/")[1] not in SHEETS]
+    found = sorted(f"{p.parent.name}/{p.stem}" for p in root.glob("*/*.yaml"))
+    found = [n for n in found if _names_a_recipe(n)]
     if paper is None:
         return found
     papers = {n.split("/")[0] for n in found}
@@ -93,12 +93,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _names_a_recipe(name: str) -> bool:
+    """Whether a name is of the form PAPER/RECIPE, and not of a piece of recipes or of a sheet beside them."""
+    folder, slash, stem = name.partition("/")
+    return bool(slash) and "/" not in stem and folder not in (*FRAGMENTS, "..") and stem not in SHEETS
+
+
 def _recipe_file(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
             raise ValueError(f"recipe {name}: no such file")
         return path.resolve()
+    named = recipe_root() / f"{name}.yaml"
+    if _names_a_recipe(name) and named.is_file():
+        return named
     known = names()
     found = [n for n in known if name in (n, n.split("/")[-1])]
     if len(found) != 1:
@@ -139,7 +148,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 @cache
 def _content(path: Path, modified: int) -> dict[str, Any]:
     """The mapping in a YAML file: kept, because the recipes of a paper extend the same few files."""
-    values = yaml.load(path.read_bytes(), _LOADER)
+    values = load_yaml(path.read_bytes())
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe is a mapping, got {type(values).__name__}")
     return values
@@ -157,7 +166,7 @@ def _override(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise ValueError(f"--set {text}: must look like schedule.batch=8")
     try:
-        nested = yaml.safe_load(value)
+        nested = load_yaml(value)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {text}: {value!r} is not a YAML value") from error
     for step in reversed(key.strip().split(".")):

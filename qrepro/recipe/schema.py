@@ -65,7 +65,7 @@ class Data(Section):
 
 
 class TestTimeAugmentation(Section):
-    """Multi-scale testing: a image is seen at each of these shorter sides, and mirrored, and suppressed as one.
+    """Multi-scale testing: an image is seen at each of these shorter sides, and mirrored, and suppressed as one.
 
     long: what the longer side must not exceed.
     """
@@ -76,7 +76,7 @@ class TestTimeAugmentation(Section):
 
 
 class ImageConfig(Section):
-    """From a image file to the network's input. train, eval: transforms in order; pad: sides padded to a multiple.
+    """From an image file to the network's input. train, eval: transforms in order; pad: sides padded to a multiple.
 
     views: of evaluation, in place of the size that `eval` gives.
     """

@@ -13,13 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
-
-import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from qrepro.records.kinds import kind_of, lookup
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import ArrayLike
 
 
 @runtime_checkable
@@ -104,7 +105,7 @@ class Oracle:
             becomes the ground truth; `class`: the score of its class becomes 1; `class_iou`: it becomes the IoU.
         where: `positives`: the locations that the training assigner matches, with the ground truth it gives them;
             `nearest`: all whose decoded box overlaps a ground truth, with the one it overlaps most, of whatever class.
-            With `iou` at `nearest` this is the oracle of IoU-aware RetinaNet (IoU_truth); boxes that overlap no ground
+            With `iou` at `nearest` this is the oracle of IoU-aware RetinaNet (IoU_truth); boxes that overlap no
             ground truth then have quality 0.
         others: `keep`: what is not replaced stays as predicted; `zero`: its scores become 0, both those of other
             locations and, where a class score was replaced, those of the other classes there.
@@ -254,6 +255,8 @@ class Rule:
         Raises:
             ValueError: the rule has an oracle, whose score is not a prediction.
         """
+        import numpy as np  # not above: who reads a recipe needs its rule, and waits for no arrays
+
         if self.oracle:
             raise ValueError(f"score rule {self.name}: an oracle's score is not a prediction")
         with np.errstate(divide="ignore"):

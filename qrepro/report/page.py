@@ -22,8 +22,8 @@ from qrepro.metrics.oracle import alpha_rows
 from qrepro.metrics.pairs import correlation_study, positive_pairs
 from qrepro.metrics.summary import by_recipe, mean_metrics, summary_rows
 from qrepro.papers.tables import VOC_NOTE
+from qrepro.records.rows import readable
 from qrepro.records.run_folder import POSITIVES, RunFolder, find_runs
-from qrepro.records.tables import readable
 from qrepro.report import html
 from qrepro.report.figures import (
     candidate_clouds,

@@ -3,6 +3,9 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -311,6 +314,19 @@ def test_bins_that_are_none(capsys, tmp_path, bins, said):
     assert not (tmp_path / "out").exists()
 
 
+OWN_RULE = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Weighted:
+    weight: float
+    uses_quality = True
+
+    def __call__(self, log_class, log_quality):
+        return self.weight * log_class + (1 - self.weight) * log_quality
+"""
+
+
 @pytest.fixture(scope="module")
 def stored(trained, data, tmp_path_factory):
     """The IoU-aware run evaluated with candidates above a floor that is low enough for some of the rules."""
@@ -356,6 +372,22 @@ def test_rescoring_with_other_settings(capsys, stored):
     assert written["postprocess"]["suppression"] == "gaussian" and written["postprocess"]["max_per_img"] == 5
 
 
+def test_the_study_of_candidates_ranks_them_under_every_suppression(tmp_path, stored):
+    study = Path(__file__).parents[2] / "analysis" / "candidate_rescoring.py"
+    done = subprocess.run([sys.executable, study, stored], check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results" / "analysis" / "candidate_rescoring"
+    rows = pd.read_csv(folder / "rows.csv")
+    assert (
+        rows.groupby("suppression").size().tolist() == [25] * 4
+    )  # product and 11 alphas, plain and with oracle, and class
+    evaluated = json.loads((stored / "metrics.json").read_text())["rules"]["power-0.3"]["AP"]
+    same = rows[(rows["suppression"] == "as evaluated") & (rows["rule"] == "power-0.3")]
+    assert same["AP"].tolist() == pytest.approx([evaluated])
+    done = subprocess.run([sys.executable, study], check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == f"error: {study}: takes RUN, got nothing\n"
+
+
 def test_correlation_over_candidates(capsys, tmp_path, stored):
     code, _, err = run(
         capsys, "analyze", "pcc", stored, "--over", "candidates", "--score-thr", "0.001", "--out", tmp_path
@@ -374,6 +406,23 @@ def test_distributions_of_labels(capsys, tmp_path, stored):
     code, _, err = run(capsys, "analyze", "distributions", stored, "--out", tmp_path)
     assert code == 0, err
     assert {p.name for p in tmp_path.glob("*.png")} == {"labels.png", "labels-1.png"}
+
+
+def test_a_rule_of_ones_own_ranks_as_ours(capsys, tmp_path, stored, monkeypatch):
+    """A class of a module in the current folder, named on the command line: its values are those of power-0.3."""
+    (tmp_path / "house_rules.py").write_text(OWN_RULE)
+    monkeypatch.chdir(tmp_path)
+    own = "house_rules:Weighted,weight=0.3"
+    code, _, err = run(capsys, "rescore", stored, "--rule", own, "--rule", "power-0.3", "--out", "out")
+    assert code == 0, err
+    metrics = json.loads(Path("out", "metrics.json").read_text())["rules"]
+    (name,) = set(metrics) - {"power-0.3"}
+    assert Rule.parse(name) == Rule.parse(own) and metrics[name] == metrics["power-0.3"]
+    frames = [pd.read_parquet(Path("out", "detections", f"{Rule.parse(rule).file_stem}.parquet")) for rule in metrics]
+    pd.testing.assert_frame_equal(*frames)
+    code, _, err = run(capsys, "rescore", stored, "--rule", "house_rules:Weighted,weigth=0.3", "--out", "other")
+    assert code == 2 and "'weigth' is unknown, allowed: weight" in err and err.count("\n") == 1
+    assert not Path("other").exists()
 
 
 @pytest.mark.parametrize(

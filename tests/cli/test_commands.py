@@ -145,11 +145,6 @@ def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_p
     assert code == 0, err
     frame = pd.read_csv(results / "tables" / "iou_aware" / "table4.csv", dtype=str, keep_default_na=False)
     assert frame["AP"].tolist()[:2] == ["34.4", "36.0"] and set(frame["AP_measured"]) == {""}
-    from qrepro.engine.card import run_card
-    from qrepro.experiments.experiment import run_path
-    from qrepro.recipe.axes import resolve
-    from qrepro.records.run_folder import RunFolder
-
     recipe = resolve("iou_aware/grad_r50_600", "shapes")
     made = RunFolder(run_path(results, recipe, 0))
     made.write_card(run_card(recipe, 0))
@@ -174,6 +169,27 @@ def test_a_table_holds_printed_and_measured_values_of_the_same_row(capsys, tmp_p
     assert (
         f"alpha-0.4 is stale: its recipe has changed since (it is {recipe.hash} now)" in Path(f"{small}.md").read_text()
     )
+
+
+def test_a_training_in_another_precision_is_the_same_training(capsys, tmp_path, data):
+    """`train R --set schedule.precision=bf16`, `eval R` and `tables` mean one run."""
+    fast, results = "schedule.precision=bf16", tmp_path / "results"
+    common = ["grad_r50", "-p", "shapes", "--data", data, "--results", results, "--device", "cpu", *SETTINGS]
+    code, _, err = run(capsys, "train", *common, "--set", fast)
+    assert code == 0, err
+    (folder,) = (path.parent for path in results.rglob("run.json"))
+    assert RunFolder(folder).card["performance"]["precision"] == "bf16"
+    code, _, err = run(capsys, "eval", *common)
+    assert code == 0, err
+    assert (folder / "metrics.json").is_file()
+    recipe = resolve("iou_aware/grad_r50_600", "shapes", [fast])  # of a table's row, which TINY's values are not
+    made = RunFolder(run_path(results, recipe, 0))
+    made.write_card(run_card(recipe, 0))
+    metrics = {"split": "val", "images": 6, "rules": {"power-0.4": {"AP": 41.28}}}
+    (made.path / "metrics.json").write_text(json.dumps(metrics))
+    assert run(capsys, "tables", "iou_aware/table4", "--results", results)[0] == 0
+    frame = pd.read_csv(results / "tables" / "iou_aware" / "table4-shapes.csv", keep_default_na=False)
+    assert frame.set_index("row").loc["alpha-0.4", ["AP_measured", "stale"]].tolist() == ["41.28", ""]
 
 
 def test_printed_values_of_test_dev_are_said_to_be(capsys, tmp_path):

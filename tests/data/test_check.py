@@ -1,4 +1,4 @@
-"""Checking: counts by hand, every defect of a image file, and what is found in a folder."""
+"""Checking: counts by hand, every defect of an image file, and what is found in a folder."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Multi-scale testing: several views of a image are one set of outputs in one frame."""
+"""Multi-scale testing: several views of an image are one set of outputs in one frame."""
 
 from dataclasses import replace
 

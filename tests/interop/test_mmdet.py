@@ -75,8 +75,13 @@ def test_whole_detector_equals_mmdetection(name):
         outputs = replace(outputs, boxes=clip(decoded, torch.tensor([image.shape[-2:]])))
     (kept,) = rank(outputs, recipe.rule, build_postprocess(recipe))
     torch.testing.assert_close(kept.score.float(), torch.from_numpy(ref["pred_scores"]), rtol=1e-4, atol=1e-6)
-    assert torch.equal(kept.label, torch.from_numpy(ref["pred_labels"]))
-    torch.testing.assert_close(kept.boxes, torch.from_numpy(ref["pred_boxes"]), rtol=1e-4, atol=1e-2)
+    # Two detections of ATSS differ in score by less than float32 can tell: their order depends on the threads.
+    label, boxes = torch.from_numpy(ref["pred_labels"]), torch.from_numpy(ref["pred_boxes"])
+    far = (kept.boxes[:, None] - boxes[None]).abs().amax(-1) + 1e6 * (kept.label[:, None] != label[None])
+    mine = far.argmin(0)
+    assert torch.equal(mine.sort().values, torch.arange(len(label)))
+    torch.testing.assert_close(kept.boxes[mine], boxes, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(kept.score[mine].float(), torch.from_numpy(ref["pred_scores"]), rtol=1e-4, atol=1e-6)
 
 
 def pyramid_of(name: str) -> dict[str, tuple[int, ...]]:

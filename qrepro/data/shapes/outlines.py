@@ -32,7 +32,7 @@ class Shape:
         return _extent(self.outline)
 
     def extent_inside(self, height: int, width: int) -> Box | None:
-        """Tight box of the part that lies inside a image, None where no part does."""
+        """Tight box of the part that lies inside an image, None where no part does."""
         outline = self.outline
         for axis, side in ((0, width), (1, height)):
             for limit, sign in ((0.0, 1.0), (float(side), -1.0)):

@@ -20,7 +20,7 @@ Plane = NDArray[np.float32]  # (H, W)
 Canvas = NDArray[np.float32]  # (H, W, 3) RGB on the scale 0..255, written in place
 Colour = NDArray[np.float32]  # (3,) RGB
 
-SIDES = (128, 160)  # lowest and highest side of a image in pixels
+SIDES = (128, 160)  # lowest and highest side of an image in pixels
 EMPTY = 0.06  # share of images without objects
 MOST_OBJECTS = 6
 SCALES = ((12.0, 31.0), (32.0, 92.0), (100.0, 124.0))  # ranges of the longest side of an object in pixels
@@ -158,7 +158,7 @@ def _uncertain(rng: Generator, cover: Plane, size: float) -> Plane:
 
 
 def _shadow(rng: Generator, cover: Plane, size: float) -> Plane:
-    """What to add to a image for a blurred dark or light copy of the object beside it, on the scale 0..255."""
+    """What to add to an image for a blurred dark or light copy of the object beside it, on the scale 0..255."""
     dx, dy = np.rint(rng.uniform(-0.12, 0.12, size=2) * size).astype(int).tolist()
     margin = max(abs(dx), abs(dy))
     padded = np.pad(cover, margin)

@@ -1,4 +1,4 @@
-"""The colours of a image: distorted in training, normalised always; boxes stay as they are."""
+"""The colours of an image: distorted in training, normalised always; boxes stay as they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

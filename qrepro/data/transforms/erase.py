@@ -1,4 +1,4 @@
-"""Parts of a image made unreadable; boxes stay as they are."""
+"""Parts of an image made unreadable; boxes stay as they are."""
 
 from dataclasses import dataclass, replace
 

@@ -45,7 +45,7 @@ class Resize:
         return _resized(sample, *self.size(height, width, min(short, long), max(short, long)))
 
     def size(self, height: int, width: int, short: int, long: int) -> tuple[int, int]:
-        """New (height, width) in pixels of a image whose short side is to become `short`, its long at most `long`."""
+        """New (height, width) in pixels of an image whose short side is to become `short`, its long at most `long`."""
         scale = min(short / min(height, width), long / max(height, width))
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
