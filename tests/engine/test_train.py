@@ -43,7 +43,11 @@ class Killed(Exception):
 
 # In bfloat16 torch 2.15's CPU kernel for the weight gradient of a 3x3 stride-2 convolution reads memory it never wrote
 # where the input is one pixel wide, so that images of this case are larger.
-BF16 = ["schedule.precision=bf16", "image.train=[{kind: resize, short: 96, long: 120}, {kind: flip}]"]
+BF16 = [
+    "schedule.precision=bf16",
+    "schedule.batch=2",
+    "image.train=[{kind: resize, short: 96, long: 120}, {kind: flip}]",
+]
 
 
 # squeezed, the schedule ends after step 1 and its cycles after 3 and 6: the checkpoint lies within the second

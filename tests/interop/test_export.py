@@ -303,7 +303,13 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# Of these the ONNX export alone takes one to two minutes; vfnet/vfnet has deformable layers too.
+LONG = ("passd/passd320", "vfnet/r50_dcn_480_2x", "vfnet/reppoints_vfl")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in NETWORKS]
+)
 def test_networks_compute_the_same_elsewhere(tmp_path, name):
     needs(*ONNX)
     import onnxruntime
