@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from qrepro.backbone import Backbone
-from qrepro.detector.head import HEADS, Head, InitialStage, ReadAt, Separate
+from qrepro.detector.head import HEADS, Head, InitialStage, PerLevelHead, ReadAt
 from qrepro.detector.prediction import Prediction, joined
 
-__all__ = ["HEADS", "Detector", "Head", "InitialStage", "Prediction", "ReadAt", "Separate", "joined"]
+__all__ = ["HEADS", "Detector", "Head", "InitialStage", "PerLevelHead", "Prediction", "ReadAt", "joined"]
 
 
 class Detector(nn.Module):
@@ -18,9 +18,9 @@ class Detector(nn.Module):
 
     backbone: Backbone
     neck: Any
-    head: Head | Separate
+    head: Head | PerLevelHead
 
-    def __init__(self, backbone: Backbone, neck: Any, head: Head | Separate, prior: Any) -> None:
+    def __init__(self, backbone: Backbone, neck: Any, head: Head | PerLevelHead, prior: Any) -> None:
         super().__init__()
         self.backbone, self.neck, self.head, self.prior = backbone, neck, head, prior
 

@@ -23,8 +23,11 @@ from qrepro.sampling import OutAt, layer_at
 class ReadAt:
     """Where features are read, if not in their own cell.
 
-    towers, outputs: by the last convolutions of the towers, by the prediction layers: constructors of samplers of the
-    points that follow the (initial) box; quality: by the estimate, a constructor of a layer of (inputs, outputs).
+    Attributes:
+        towers: constructor, of a width, of a `qrepro.sampling.Sampler`: the last convolution of each tower reads at its
+            points of the (initial) box (VFNet's star, RepPoints).
+        outputs: the same for the prediction layers (PASSD).
+        quality: constructor, of inputs and outputs, of the layer with which the estimate reads (GFLv2, table 3).
     """
 
     towers: Callable[[int], Any] | None = None
@@ -36,32 +39,79 @@ class ReadAt:
 class InitialStage:
     """Boxes that a second step refines.
 
-    refine: what the second step predicts: a correction that is added to the `code` of the first box, seen detached
-    (RepPoints, arXiv 1904.11490; where the code is the logarithm of distances it multiplies these: VFNet, arXiv
-    2008.13367, section 3.4), or a code relative to the first `box`, also detached (PASSD).
-    box: how first boxes are written; objectness: whether the step also tells objects from background.
+    Attributes:
+        refine: what the second step predicts. `encoding`: a correction that is added to the encoding of the first box,
+            seen detached (RepPoints, arXiv 1904.11490; where the encoding is the logarithm of distances it multiplies
+            these: VFNet, arXiv 2008.13367, section 3.4). `box`: an encoding relative to the first box, also detached
+            (PASSD).
+        box: how first boxes are encoded.
+        objectness: whether the step also tells objects from background.
     """
 
     refine: Literal["encoding", "box"]
     box: BoxCoder
     objectness: bool = False
 
+    def refined(self, first: Prediction, raw: Tensor, second: Tensor) -> tuple[Tensor, Priors]:
+        """The box output after the second step, and what it is relative to.
+
+        Args:
+            first: the prediction of this stage.
+            raw: (B, channels, H, W) its box output.
+            second: (B, channels, H, W) the output of the second step.
+        """
+        if self.refine == "encoding":
+            return raw.detach() + second, first.priors
+        return second, replace(first.priors, boxes=first.decode().detach())
+
 
 class Head(nn.Module):
-    """Two towers and their prediction layers: class, box and quality, shared over the levels.
+    """Two towers and their prediction layers: class, box and quality, shared over the levels of a pyramid.
 
-    convs, width: of each tower; norm: `none`, or `group` normalisation in `groups` groups; bias: of the towers'
-    convolutions, `auto` where there is no norm; deformable: of the last convolution of a tower; residual: a tower is of
-    so many residual blocks; scales: one learned factor per level on the box output (FCOS, section 3.1); quality_on: the
-    tower that the estimate reads; scores: a `sigmoid` a class, or a `softmax` over classes and background;
-    prior_probability: class score at the start of training (RetinaNet, section 3.3; of a softmax all are equal);
-    tower_std: of the towers' first weights; kernel: of the prediction layers; init: of their first weights, N(0, 0.01)
-    or Xavier's.
+    On each level
 
-    With points for the towers the last of the `convs` stands on points of the box that the box tower predicts, in the
-    class tower, and, where boxes are refined, a second time on what the box tower has before its own last one.
-    last_norm: whether the last convolution of the box tower has the norm of the others (RepPoints: no). With points for
-    the outputs it is the prediction layers that stand on points, those of each prior of a cell on its own.
+        features -> box tower -> box_out -> box
+                 |                           +-> quality estimate, of the tower that `quality_on` names
+                 -> class tower -> cls_out -> class logits
+
+    is RetinaNet, FCOS, ATSS, FoveaBox, GFL and GFLv2; without convolutions in the towers it is SSD. VFNet, RepPoints
+    and PASSD go on from the box of `box_out`:
+
+    * `read_at.towers`: the last of the `convs` of each tower reads at points of this box. The box itself cannot come
+      from there; it has the last convolution `box_last` of its own.
+    * `read_at.outputs`: the prediction layers read at points of this box, those of each prior of a cell on its own.
+    * `initial`: this box is a first one, which `refine_out` refines, from the features at its points where there are
+      some; the estimate belongs to the refined box.
+
+    Args:
+        inputs: channels of the pyramid.
+        classes: number of classes.
+        per_cell: priors of a cell.
+        box: coder of the (final) box.
+        quality: constructor of the quality estimate.
+        levels: levels of the pyramid, for `scales`.
+        read_at: where features are read, if not in their own cell.
+        initial: the stage whose boxes are refined, if any.
+        convs: convolutions of each tower.
+        width: channels of each tower.
+        norm: of the towers' convolutions.
+        groups: of `norm: group`.
+        bias: of the towers' convolutions; `auto`: where there is no norm.
+        deformable: kind of the last convolution of each tower that does not read at points.
+        residual: whether the towers are of so many residual blocks instead.
+        scales: one learned factor per level on the box output (FCOS, arXiv 1904.01355, section 3.1).
+        quality_on: the tower that the estimate reads.
+        scores: a `sigmoid` per class, or a `softmax` over classes and background.
+        prior_probability: class score at the start of training (RetinaNet, arXiv 1708.02002, section 3.3); under a
+            softmax all are equal.
+        tower_std: standard deviation of the towers' first weights.
+        kernel: of the prediction layers.
+        init: of the first weights of the prediction layers, N(0, 0.01) or Xavier's.
+        last_norm: whether `box_last` has the norm of the other convolutions (RepPoints: no).
+
+    Raises:
+        ValueError: points for the towers with several priors a cell or with no convolution to read at them, or
+            `deformable` with no convolution left beside that one.
     """
 
     def __init__(
@@ -95,45 +145,46 @@ class Head(nn.Module):
         at_points = read_at.towers is not None
         if at_points and (per_cell != 1 or convs < 1):
             raise ValueError(f"sampling.towers: needs one prior a cell and a convolution, here {per_cell} and {convs}")
-        self.classes, self.per_cell, self.box, self.initial, self.quality_on = (
-            classes,
-            per_cell,
-            box,
-            initial,
-            quality_on,
-        )
-        self.background = scores == "softmax"
-        normed = groups if norm == "group" else None
         plain = convs - at_points
         if deformable != "none" and not plain:
             raise ValueError("head.deformable: no convolution of the towers is left beside the one at points")
+        self.classes, self.per_cell, self.quality_on = classes, per_cell, quality_on
+        self.background = scores == "softmax"
+        self.box, self.initial = box, initial
+
+        normed = groups if norm == "group" else None
         rest = normed, bias == "always" or normed is None, tower_std, deformable, residual
         self.cls_tower, self.box_tower = Tower(inputs, width, plain, *rest), Tower(inputs, width, plain, *rest)
         before = width if plain else inputs
         width = width if convs else inputs
         self.towers_at = read_at.towers(before) if read_at.towers else None
         self.outputs_at = read_at.outputs(width) if read_at.outputs else None
+        own = normed if last_norm else None
+        self.box_last = Tower(before, width, int(at_points), own, bias == "always" or own is None, tower_std)
         if self.towers_at is not None:
-            own = normed if last_norm else None
-            self.box_last = Tower(before, width, 1, own, bias == "always" or own is None, tower_std)
             self.cls_at = layer_at(self.towers_at, before, width, tower_std)
 
         out: Callable[..., nn.Module] = partial(_out, kernel=kernel, init=init)
         final = out
         if self.outputs_at is not None:
             final = partial(OutAt, self.outputs_at, per_cell if self.outputs_at.of_box else 1)
-        self.box_out = out(width, per_cell * (initial.box if initial else box).channels)
-        self.scales = _ones(levels if scales else 0)
+        self.box_out = out(width, per_cell * self.first_box.channels)
+        self.scales = LevelScales(levels if scales else 0)
         if initial:
             if initial.objectness:
                 self.object_out = out(width, per_cell * (1 + self.background))
             if self.towers_at is not None:
                 self.refine_at = layer_at(self.towers_at, before, width, tower_std)
             self.refine_out = final(width, per_cell * box.channels)
-            self.refine_scales = _ones(levels if scales else 0)
+            self.refine_scales = LevelScales(levels if scales else 0)
         self.quality = quality(EstimatorContext(width, per_cell, box.bins, read_at.quality))
         start = 0.0 if self.background else -math.log(1 / prior_probability - 1)
         self.cls_out = final(width + self.quality.appended, per_cell * (classes + self.background), bias=start)
+
+    @property
+    def first_box(self) -> BoxCoder:
+        """Coder of the box that `box_out` puts out."""
+        return self.initial.box if self.initial else self.box
 
     def forward(self, pyramid: Sequence[Tensor], priors: Priors) -> Prediction:
         """Dense predictions at the priors of a pyramid of features (B, inputs, H, W), finest first."""
@@ -142,31 +193,26 @@ class Head(nn.Module):
 
     def _level(self, number: int, features: Tensor, priors: Priors) -> Prediction:
         """The prediction of one level."""
-        cls_features, before = self.cls_tower(features), self.box_tower(features)
-        seen = before if self.towers_at is None else self.box_last(before)
-        raw = self.box_out(seen) * (self.scales[number] if self.scales else 1)
-        box = self.initial.box if self.initial else self.box
-        sides = partial(self._sides, raw, box, priors, priors)
-
+        cls_features, box_features = self.cls_tower(features), self.box_tower(features)
+        of_box = self.box_last(box_features)
+        raw = self.scales.scaled(number, self.box_out(of_box))
+        sides = partial(self._sides, raw, self.first_box, priors, priors)
         if self.towers_at is not None:
-            points = self.towers_at(before, raw, sides())
+            points = self.towers_at(box_features, raw, sides())
             cls_features = self.cls_at(cls_features, points).relu()
             if self.initial:
-                before = self.refine_at(before, points).relu()
-        at = () if self.outputs_at is None else (self._points(self.outputs_at, before, raw, sides()),)
+                box_features = self.refine_at(box_features, points).relu()
+        at = () if self.outputs_at is None else (self._points(self.outputs_at, box_features, raw, sides()),)
 
         initial, reference = None, priors
         if self.initial:
-            objects = self._flat(self.object_out(seen)) if self.initial.objectness else None
-            initial = Prediction(objects, self._flat(raw), None, priors, box, background=self.background)
-            second = self.refine_out(before, *at) * (self.refine_scales[number] if self.refine_scales else 1)
-            if self.initial.refine == "encoding":
-                raw = raw.detach() + second
-            else:
-                raw, reference = second, replace(priors, boxes=initial.decode().detach())
+            objects = self._flat(self.object_out(of_box)) if self.initial.objectness else None
+            initial = Prediction(objects, self._flat(raw), None, priors, self.first_box, background=self.background)
+            second = self.refine_scales.scaled(number, self.refine_out(box_features, *at))
+            raw, reference = self.initial.refined(initial, raw, second)
 
         sides = partial(self._sides, raw, self.box, reference, priors)
-        quality = self.quality(seen if self.quality_on == "box" else cls_features, raw, sides)
+        quality = self.quality(of_box if self.quality_on == "box" else cls_features, raw, sides)
         if self.quality.appended:
             cls_features, quality = torch.cat([cls_features, quality], 1), None
         estimate = None if quality is None else self._flat(quality)[..., 0]
@@ -199,7 +245,7 @@ class Head(nn.Module):
         return maps.permute(0, 2, 3, 1).reshape(batch, height * width * self.per_cell, channels // self.per_cell)
 
 
-class Separate(nn.Module):
+class PerLevelHead(nn.Module):
     """A head of its own for every level (SSD, arXiv 1512.02325, figure 2)."""
 
     def __init__(self, heads: Sequence[Head]) -> None:
@@ -224,9 +270,16 @@ def _out(inputs: int, outputs: int, bias: float = 0.0, *, kernel: int, init: str
     return layer
 
 
-def _ones(count: int) -> nn.ParameterList:
-    """Learned factors that begin at 1."""
-    return nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(count))
+class LevelScales(nn.ParameterList):
+    """Learned factors, one per level, which begin at 1; of none, nothing is scaled."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(nn.Parameter(torch.ones(())) for _ in range(levels))
+
+    def scaled(self, level: int, maps: Tensor) -> Tensor:
+        """Maps of a level times its factor."""
+        factor: Tensor | int = self[level] if len(self) else 1
+        return maps * factor
 
 
 HEADS: dict[str, Callable[..., Any]] = {"towers": Head}

@@ -10,7 +10,7 @@ from torch import Tensor
 from qrepro.assign import ASSIGNERS
 from qrepro.backbone import BACKBONES
 from qrepro.box_coder import BOX_CODERS
-from qrepro.detector import HEADS, Detector, Head, InitialStage, ReadAt, Separate
+from qrepro.detector import HEADS, Detector, Head, InitialStage, PerLevelHead, ReadAt
 from qrepro.matching import Matcher
 from qrepro.neck import NECKS
 from qrepro.objective import Objective, Term
@@ -49,7 +49,7 @@ def build_detector(recipe: Recipe) -> Detector:
         return make(widths[level], recipe.data.class_count, cells[level], *parts, levels, read_at, initial)
 
     if not recipe.head.shared:
-        return Detector(backbone, neck, Separate([head(level, 1) for level in range(levels)]), prior)
+        return Detector(backbone, neck, PerLevelHead([head(level, 1) for level in range(levels)]), prior)
     if len({*widths}) > 1 or len({*cells}) > 1:
         raise ValueError(f"head.shared: levels of channels {widths} and {cells} priors a cell need heads of their own")
     return Detector(backbone, neck, head(0, levels), prior)

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from qrepro.records.atomic import replacing, write_text
 from qrepro.records.detections import read_detections
-from qrepro.records.files import read_object, read_parquet, read_text
+from qrepro.records.files import check_columns, read_object, read_parquet, read_text
 from qrepro.records.ground_truth import BOX, GroundTruth, read_ground_truth
 from qrepro.records.score_rule import Rule, find_rule
 
@@ -41,6 +41,8 @@ METRICS, GROUND_TRUTH, DETECTIONS = "metrics.json", "ground_truth.json", "detect
 POSITIVES, ASSIGNMENTS = "positives.parquet", "assignments.parquet"
 DISTRIBUTIONS, CANDIDATES, RESCORED = "distributions.parquet", "candidates.parquet", "rescored"
 EVALUATION = (METRICS, GROUND_TRUTH, POSITIVES, ASSIGNMENTS, DISTRIBUTIONS, CANDIDATES)
+# Names in runs that were made while the analyses were a package of their own (until November 2026).
+EARLIER = {GROUND_TRUTH: "truths.json", ASSIGNMENTS: "matches.parquet"}
 
 POSITIVE_COLUMNS = ["image_id", "category_id", "level", *BOX, "class_score", "quality", "iou"]
 ASSIGNMENT_COLUMNS = ["image_id", "category_id", *BOX, "side", "initial"]
@@ -163,7 +165,13 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether the evaluation holds a file of this name: each belongs to a step that may not have been run."""
-        return (self.evaluation / name).is_file()
+        return self.file(name).is_file()
+
+    def file(self, name: str) -> Path:
+        """Where a file of the evaluation lies: under its name, or under the one that earlier runs have for it."""
+        path = self.evaluation / name
+        earlier = self.evaluation / EARLIER.get(name, name)
+        return earlier if earlier.is_file() and not path.is_file() else path
 
     @property
     def evaluated(self) -> bool:
@@ -184,7 +192,7 @@ class RunFolder:
     @cached_property
     def ground_truth(self) -> GroundTruth:
         """The ground truth that the run was evaluated on."""
-        return read_ground_truth(self.evaluation / GROUND_TRUTH)
+        return read_ground_truth(self.file(GROUND_TRUTH))
 
     @cached_property
     def positives(self) -> pd.DataFrame:
@@ -199,14 +207,17 @@ class RunFolder:
         """
         if not self.has(ASSIGNMENTS):
             raise FileNotFoundError(f"{self.evaluation / ASSIGNMENTS}: no such file; evaluate the run again")
-        return read_parquet(self.evaluation / ASSIGNMENTS, ASSIGNMENT_COLUMNS)
+        return read_parquet(self.file(ASSIGNMENTS), ASSIGNMENT_COLUMNS)
 
     @cached_property
     def candidates(self) -> pd.DataFrame:
         """One row per stored (location, class) pair before suppression, with class_score and quality in [0, 1]."""
         if not self.has(CANDIDATES):
             raise FileNotFoundError(f"{self.evaluation / CANDIDATES}: no such file; `qrepro eval --save-candidates`")
-        stored = read_parquet(self.evaluation / CANDIDATES, CANDIDATE_COLUMNS)
+        stored = read_parquet(self.evaluation / CANDIDATES, [])
+        if "class_score" in stored:  # of an earlier run, which stored probabilities
+            return stored
+        check_columns(stored, CANDIDATE_COLUMNS, self.evaluation / CANDIDATES)
         return stored.assign(class_score=np.exp(stored["log_class"]), quality=np.exp(stored["log_quality"]))
 
     @cached_property
@@ -227,8 +238,8 @@ class RunFolder:
     @property
     def rule(self) -> str:
         """The score rule of the recipe itself, or the class score where it was not evaluated."""
-        own = self.card.get("values", {}).get("score", {"kind": "class"})
-        return find_rule(self.rules, Rule.of(own)) or "class"
+        own = self.card.get("values", {}).get("score", "class")
+        return find_rule(self.rules, own if isinstance(own, str) else Rule.of(own)) or "class"
 
     def detections(self, rule: str) -> pd.DataFrame:
         """Detections ranked by one score rule, checked against the ground truth of the run."""
@@ -240,7 +251,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an earlier training and its evaluation left."""
-        for name in (LAST, BEST, LOG, *EVALUATION):
+        for name in (LAST, BEST, LOG, *EVALUATION, *EARLIER.values()):
             (self.path / name).unlink(missing_ok=True)
         for file in (self.path / DETECTIONS).glob("*.parquet"):
             file.unlink()

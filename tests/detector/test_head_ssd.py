@@ -8,7 +8,7 @@ import torch
 from helpers.supervision import supervision
 from qrepro.assign import MaxIoU
 from qrepro.box_coder import Delta
-from qrepro.detector import Head, Separate
+from qrepro.detector import Head, PerLevelHead
 from qrepro.ground_truth import GroundTruthBatch
 from qrepro.losses import smooth_l1_loss, softmax_loss
 from qrepro.objective import Term, total
@@ -44,7 +44,7 @@ def features(ref):
 def head(ref):
     box, options = Delta(stds=(0.1, 0.1, 0.2, 0.2)), {"convs": 0, "scores": "softmax", "init": "xavier"}
     heads = [Head(c, 4, n, box, NoQuality, 1, **options) for c, n in zip((16, 24, 16), PRIOR.per_cell, strict=True)]
-    made = Separate(heads)
+    made = PerLevelHead(heads)
     made.load_state_dict({name: ref[f"p/{theirs(name)}"] for name, _ in made.named_parameters()})
     return made
 
