@@ -258,12 +258,12 @@ def _highest(value: Tensor, positive: Tensor, location: Tensor, usable: Tensor) 
 
     value, positive, location: (B, G, K) of pairs of a ground truth and a location, of which the positive ones compete.
     """
-    truth = torch.arange(location.shape[1], device=location.device)[:, None].expand_as(location)
+    gt = torch.arange(location.shape[1], device=location.device)[:, None].expand_as(location)
     values, locations = value.masked_fill(~positive, -torch.inf).flatten(1), location.flatten(1)
     highest = values.new_full(usable.shape, -torch.inf).scatter_reduce(1, locations, values, "amax")
     winner = positive.flatten(1) & (values == highest.gather(1, locations))
     none = location.shape[1]
-    claim = truth.flatten(1).masked_fill(~winner, none)
+    claim = gt.flatten(1).masked_fill(~winner, none)
     match = claim.new_full(usable.shape, none).scatter_reduce(1, locations, claim, "amin")
     return torch.where(match < none, match, BACKGROUND)
 

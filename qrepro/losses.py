@@ -203,23 +203,23 @@ def l1_loss(raw: Tensor, code: Tensor) -> Tensor:
     return (raw - code).abs().sum(-1)
 
 
-def giou_loss(box: Tensor, truth: Tensor) -> Tensor:
+def giou_loss(box: Tensor, target: Tensor) -> Tensor:
     """1 - GIoU (P,) in [0, 2] of decoded boxes (P, 4) and their ground truth (P, 4) (arXiv 1902.09630, algorithm 2)."""
-    return 1 - aligned_giou(box, truth)
+    return 1 - aligned_giou(box, target)
 
 
-def iou_loss(box: Tensor, truth: Tensor, *, log: bool = False) -> Tensor:
+def iou_loss(box: Tensor, target: Tensor, *, log: bool = False) -> Tensor:
     """1 - IoU, or -ln IoU (UnitBox, arXiv 1608.01471).
 
     Args:
         box: (P, 4) decoded boxes.
-        truth: (P, 4) their ground truth.
+        target: (P, 4) their ground truth.
         log: Take the logarithm, which is cut at IoU 1e-6.
 
     Returns:
         (P,) in [0, 1], with `log` in nats.
     """
-    iou = aligned_iou(box, truth)
+    iou = aligned_iou(box, target)
     return -iou.clamp(min=1e-6).log() if log else 1 - iou
 
 

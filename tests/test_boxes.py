@@ -28,7 +28,7 @@ def test_iou_equals_torchvision_on_random_boxes():
     torch.testing.assert_close(aligned_giou(boxes[0], boxes[1]), generalized_box_iou(boxes[0], boxes[1]).diagonal())
 
 
-def test_nearest_truth_ignores_padding_and_empty_images():
+def test_nearest_gt_ignores_padding_and_empty_images():
     ground_truth = GroundTruthBatch(
         torch.tensor([[[0.0, 0, 2, 2], [10, 10, 12, 12]]] * 2),
         torch.zeros(2, 2, dtype=torch.int64),

@@ -103,3 +103,19 @@ def test_links_lead_somewhere_and_recipes_exist(page):
             assert name in known, f"{kind} {name}"
     for paper in re.findall(r"qrepro claims (\w+)", text):
         assert paper == "mine" or read_claims(DOCS.parent / "recipes" / paper)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_code_and_tests_that_a_page_names_are_where_it_says(page):
+    """`[`file.py: name`][label]` and `[test file][label] `word of its name``."""
+    text = (DOCS / page).read_text()
+    paths = {label: DOCS / target for label, target in re.findall(r"^\[(\w+)\]: (\S+)$", text, re.MULTILINE)}
+    for file, named, label in re.findall(r"\[`([\w/.]+\.py): ([\w., ]+)`\]\[(\w+)\]", text):
+        assert paths[label].name == file, file
+        for name in named.split(", "):
+            defined = rf"^\s*((def|class) {name.split('.')[-1]}\b|{name}\b.* = )"
+            assert re.search(defined, paths[label].read_text(), re.MULTILINE), f"{file}: {name}"
+    for file, label, word in re.findall(r"\[(\w+)\]\[(\w+)\](?: `(\w+)`)?", text):
+        if paths[label].is_relative_to(DOCS / "../tests"):
+            assert paths[label].stem == f"test_{file}", file
+            assert re.search(rf"def test\w*{word}", paths[label].read_text()), f"{file}: {word}"

@@ -63,9 +63,9 @@ def make_detections(size: Size, ground_truth: GroundTruth, seed: int = 0) -> pd.
     source = random.integers(0, len(ground_truth.annotations), n)
     near = random.random(n) < 0.6
     objects = ground_truth.annotations.iloc[source]
-    truth = objects[BOX].to_numpy(np.float64)
-    sides = np.tile(truth[:, 2:] - truth[:, :2], 2)
-    boxes = truth + random.normal(0, 0.12, (n, 4)) * sides * random.random((n, 1))
+    gt_boxes = objects[BOX].to_numpy(np.float64)
+    sides = np.tile(gt_boxes[:, 2:] - gt_boxes[:, :2], 2)
+    boxes = gt_boxes + random.normal(0, 0.12, (n, 4)) * sides * random.random((n, 1))
     anywhere = random.uniform(0, SIDE - 60, (n, 2))
     boxes[~near] = np.concatenate([anywhere, anywhere + random.uniform(4, 60, (n, 2))], axis=1)[~near]
     boxes = np.clip(
@@ -73,7 +73,7 @@ def make_detections(size: Size, ground_truth: GroundTruth, seed: int = 0) -> pd.
         0,
         SIDE,
     )
-    iou = np.where(near, pair_iou(boxes, truth), 0.0)
+    iou = np.where(near, pair_iou(boxes, gt_boxes), 0.0)
     quality = np.clip(0.25 + 0.6 * iou + random.normal(0, 0.12, n), 0.001, 0.999)
     score = np.clip(random.beta(1.2, 6, n) + 0.5 * iou * random.random(n), 0.001, 0.999)
     frame = pd.DataFrame(boxes, columns=BOX)

@@ -127,7 +127,7 @@ def calibration_rows(
             metric, value: the error, a share in [0, 1]; NaN where no detection counts;
             n: number of detections it is over;
             classes: number of classes that they belong to; for pooling "class" the classes in the mean;
-            classes_with_truth: number of classes of the ground truth; for pooling "class" the rest of them had no
+            classes_with_gt: number of classes of the ground truth; for pooling "class" the rest of them had no
                 detection;
             target, tau, score_thr ("per class" where it is not one number), bins ("one per detection" for None),
             closed, pooling, matching, max_dets: what defines it.
@@ -142,7 +142,7 @@ def calibration_rows(
         counts = {
             "n": len(sample.score),
             "classes": len(np.unique(sample.category)),
-            "classes_with_truth": int(sample.with_gt.sum()),
+            "classes_with_gt": int(sample.with_gt.sum()),
         }
         value = float(np.nanmean(errors)) if len(sample.score) else math.nan
         rows.append({"metric": metric.name, "value": value, **counts, **_options(metric, max_dets)})

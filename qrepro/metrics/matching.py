@@ -37,11 +37,11 @@ class Matches:
         category: (N,) index into `ground_truth.categories`.
         image: (N,) index into `ground_truth.images`.
         score: (N,) score of the detection.
-        ground truth: (T, N) row of the annotation taken, -1 for none.
+        gt: (T, N) row of the annotation taken, -1 for none.
         iou: (T, N) IoU with it, 0 for none.
         ignored: (T, N) whether the detection counts neither as true nor as false positive.
-        truth_category: (G,) index of the category of each object that counts.
-        truth_image: (G,) index of the image of each object that counts.
+        gt_category: (G,) index of the category of each object that counts.
+        gt_image: (G,) index of the image of each object that counts.
         categories: Number of categories in the ground truth.
         images: Number of images in the ground truth.
     """
@@ -51,7 +51,7 @@ class Matches:
     category: NDArray[np.int64]
     image: NDArray[np.int64]
     score: NDArray[np.float64]
-    truth: NDArray[np.int64]
+    gt: NDArray[np.int64]
     iou: NDArray[np.float64]
     ignored: NDArray[np.bool_]
     gt_category: NDArray[np.int64]
@@ -62,7 +62,7 @@ class Matches:
     @property
     def hit(self) -> NDArray[np.bool_]:
         """(T, N) true positives: the detection took an object that counts."""
-        return (self.truth >= 0) & ~self.ignored
+        return (self.gt >= 0) & ~self.ignored
 
 
 def match(
@@ -110,7 +110,7 @@ def match(
         category=ranked["category"].to_numpy(),
         image=ranked["image"].to_numpy(),
         score=ranked["score"].to_numpy(),
-        truth=taken,
+        gt=taken,
         iou=iou,
         ignored=ignored,
         gt_category=_index(counted["category_id"], ground_truth.categories["id"]),

@@ -42,7 +42,7 @@ def reranked(
         alphas: exponents of the score, in [0, 1].
 
     Yields:
-        ({rule, alpha, ground truth, stage}, the detections with the new score).
+        ({rule, alpha, replaced, stage}, the detections with the new score).
 
     Raises:
         ValueError: a score outside [0, 1], for which a product with the IoU has no meaning.
@@ -51,13 +51,13 @@ def reranked(
     if len(score) and not (0 <= score.min() and score.max() <= 1):
         raise ValueError(f"scores lie in [{score.min():g}, {score.max():g}]; a product with the IoU needs [0, 1]")
     stage = {"stage": "post-NMS"}
-    yield {"rule": "as scored", "alpha": 1.0, "truth": "", **stage}, detections
+    yield {"rule": "as scored", "alpha": 1.0, "replaced": "", **stage}, detections
     predicted = detections.reindex(columns=["class_score", "quality"])
     if len(predicted) and not predicted.isna().to_numpy().any():
         for alpha in alphas:
             rule = Rule(Power(alpha))
             ranked = rule.score(predicted["class_score"], predicted["quality"])
-            yield {"rule": rule.name, "alpha": alpha, "truth": "", **stage}, detections.assign(score=ranked)
+            yield {"rule": rule.name, "alpha": alpha, "replaced": "", **stage}, detections.assign(score=ranked)
     for name, iou in (
         ("iou_eval", iou_eval(ground_truth, detections)),
         ("iou_truth", iou_truth(ground_truth, detections)),
@@ -66,7 +66,7 @@ def reranked(
             rule = Rule(Power(alpha))
             label = f"{name}-{rule.name}" if alpha else name
             ranked = rule.score(score, iou)
-            yield {"rule": label, "alpha": alpha, "truth": name, **stage}, detections.assign(score=ranked)
+            yield {"rule": label, "alpha": alpha, "replaced": name, **stage}, detections.assign(score=ranked)
 
 
 def reranked_rows(
@@ -86,9 +86,9 @@ def alpha_rows(rules: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         rules: metrics in percent by name of the rule, as in metrics.json.
 
     Returns:
-        Rows {rule, kind, alpha, oracle, ground truth, <metrics>}: class, product and falling alpha with the estimate,
+        Rows {rule, kind, alpha, oracle, replaced, <metrics>}: class, product and falling alpha with the estimate,
         then the same with the true IoU, then other oracles. alpha: exponent of the class score, 1 for the class score
-        alone, NaN for a rule without one; oracle: whether ground truth takes the place of an output; ground truth: of
+        alone, NaN for a rule without one; oracle: whether ground truth takes the place of an output; replaced:
         which and where, "" for none, "iou" for the true IoU as quality everywhere, else `<what>@<where>` with "+zero"
         where everything that is not replaced scores 0.
     """
@@ -96,14 +96,14 @@ def alpha_rows(rules: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name, metrics in rules.items():
         rule = Rule.parse(name)
         about = {"kind": rule.kind, "alpha": _alpha(rule.fusion), "oracle": rule.oracle is not None}
-        rows.append({"rule": name, **about, "truth": _truth(rule.oracle), **metrics})
+        rows.append({"rule": name, **about, "replaced": _replaced(rule.oracle), **metrics})
     return sorted(rows, key=_position)
 
 
 def _position(row: Mapping[str, Any]) -> tuple[bool, bool, str, int, float]:
     """Where a row of `alpha_rows` stands."""
     kind = KINDS.index(row["kind"]) if row["kind"] in KINDS else len(KINDS)
-    return row["oracle"], row["truth"] != "iou", row["truth"], kind, -row["alpha"] if row["alpha"] >= 0 else 0.0
+    return row["oracle"], row["replaced"] != "iou", row["replaced"], kind, -row["alpha"] if row["alpha"] >= 0 else 0.0
 
 
 def _alpha(fusion: Fusion) -> float:
@@ -111,8 +111,8 @@ def _alpha(fusion: Fusion) -> float:
     return float(getattr(fusion, "alpha", math.nan if fusion.uses_quality else 1.0))
 
 
-def _truth(oracle: Oracle | None) -> str:
-    """What ground truth gives, and where."""
+def _replaced(oracle: Oracle | None) -> str:
+    """What ground truth replaces, and where; empty without an oracle."""
     if oracle is None or oracle == IOU_TRUTH:
         return "iou" if oracle else ""
     return f"{oracle.what}@{oracle.where}{'+zero' if oracle.others == 'zero' else ''}"
@@ -127,7 +127,7 @@ def best_rows(rows: Sequence[Mapping[str, Any]], metric: str = "AP") -> list[dic
     """
     groups: dict[str, list[Mapping[str, Any]]] = {"class score": [], "predicted": [], "oracle": []}
     for row in rows:
-        if row["truth"] not in ("", "iou"):
+        if row["replaced"] not in ("", "iou"):
             continue
         source = "oracle" if row["oracle"] else "class score" if row["rule"] == BASELINE else "predicted"
         if not math.isnan(row[metric]):

@@ -123,15 +123,15 @@ def evenness_rows(rows: Sequence[Mapping[str, float | int | str]]) -> list[Row]:
         rows: Rows of `matched_rows`, of which boxes, n and matched are read.
 
     Returns:
-        One row per stage, {boxes, ground truths, bins, per_truth, per_bin, variation}: ground truths is the number of
-        objects, bins that of the bins that hold one, per_truth the mean of the counts over objects, per_bin that over
+        One row per stage, {boxes, ground truths, bins, per_object, per_bin, variation}: ground truths is the number of
+        objects, bins that of the bins that hold one, per_object the mean of the counts over objects, per_bin that over
         bins, variation the standard deviation (n) over bins divided by per_bin; 0 is even.
     """
     evenness: list[Row] = []
     for stage, members in groupby(rows, lambda row: str(row["boxes"])):
         n, matched = np.array([(row["n"], row["matched"]) for row in members], np.float64).T
         size: Row = {"boxes": stage, "ground_truth": int(n.sum()), "bins": len(n)}
-        means: Row = {"per_truth": float(n @ matched / n.sum()), "per_bin": float(matched.mean())}
+        means: Row = {"per_object": float(n @ matched / n.sum()), "per_bin": float(matched.mean())}
         evenness.append({**size, **means, "variation": float(_over(matched, matched.mean()).std())})
     return evenness
 

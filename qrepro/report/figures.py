@@ -260,7 +260,7 @@ def sweeps(runs: Sequence[RunFolder]) -> dict[str, Plot]:
     """AP against alpha of every recipe that was evaluated with alphas, over its seeds."""
     drawn = {}
     for recipe, some in by_recipe(runs).items():
-        swept = [[row for row in alpha_rows(run.metrics["rules"]) if row["truth"] in ("", "iou")] for run in some]
+        swept = [[row for row in alpha_rows(run.metrics["rules"]) if row["replaced"] in ("", "iou")] for run in some]
         if any(row["kind"] == "power" for row in swept[0]):
             drawn[recipe] = ap_vs_alpha(swept, title=recipe)
     return drawn

@@ -58,7 +58,7 @@ def test_d_ece_by_hand():
     ground_truth, found = hand_case()
     (row,) = calibration_rows(ground_truth, found, [D_ECE])
     assert row == pytest.approx({
-        "metric": "D-ECE", "value": 1.55 / 6, "n": 6, "classes": 2, "classes_with_truth": 3, "target": "precision",
+        "metric": "D-ECE", "value": 1.55 / 6, "n": 6, "classes": 2, "classes_with_gt": 3, "target": "precision",
         "tau": 0.5, "score_thr": 0.3, "bins": 10, "closed": "left", "pooling": "all",
         "matching": "greedy", "max_dets": 100,
     })  # fmt: skip
@@ -82,7 +82,7 @@ def test_laece_by_hand():
     """
     ground_truth, found = hand_case()
     (row,) = calibration_rows(ground_truth, found, [replace(LAECE, bins=5)])
-    assert (row["value"], row["n"], row["classes"], row["classes_with_truth"]) == (pytest.approx(0.375), 6, 2, 3)
+    assert (row["value"], row["n"], row["classes"], row["classes_with_gt"]) == (pytest.approx(0.375), 6, 2, 3)
     assert value(ground_truth, found, LAECE, bins=5, tau=0.5) == pytest.approx(((0.35 + 2.55 - 1.6) / 4 + 0.475) / 2)
     rows = reliability_rows(ground_truth, found, [replace(LAECE, bins=5)])
     assert [(row["class"], row["low"], row["n"]) for row in rows] == [

@@ -80,7 +80,7 @@ def test_order_and_columns_by_hand():
     assert matches.row.tolist() == [2, 1, 3, 0]  # of the equal scores image 2 comes before image 7
     assert matches.category.tolist() == [0, 0, 0, 1]
     assert matches.image.tolist() == [1, 0, 1, 0]
-    assert matches.truth.tolist() == [[1, -1, -1, 0], [-1, -1, 1, -1]]
+    assert matches.gt.tolist() == [[1, -1, -1, 0], [-1, -1, 1, -1]]
     assert matches.iou.tolist() == [[0.8, 0, 0, 0.6], [0, 0, 1, 0]]
     assert matches.hit.tolist() == [[True, False, False, True], [False, False, True, False]]
     assert (matches.gt_category.tolist(), matches.gt_image.tolist()) == ([1, 0], [0, 1])
@@ -96,7 +96,7 @@ def test_ignored_by_hand():
         (1, 1, 50, 50, 90, 90, 0.6),
     ])  # fmt: skip
     matches = match(ground_truth, found, [0.5])
-    assert matches.truth.tolist() == [[1, 0, 0, -1]]
+    assert matches.gt.tolist() == [[1, 0, 0, -1]]
     assert matches.iou.tolist() == [[1, 1, 1, 0]]
     assert matches.ignored.tolist() == [[False, True, True, False]]
     small = match(ground_truth, found, [0.5], area=AREAS["small"])
@@ -112,7 +112,7 @@ def test_of_equal_overlaps_the_later_truth_is_taken():
     """
     ground_truth = make_ground_truth([1], [1], [(1, 1, 0, 0, 10, 10, 0), (1, 1, 10, 0, 20, 10, 0)])
     found = make_detections([(1, 1, 5, 0, 15, 10, 0.9), (1, 1, 12, 0, 20, 10, 0.8)])
-    assert match(ground_truth, found, [0.3]).truth.tolist() == [[1, -1]]
+    assert match(ground_truth, found, [0.3]).gt.tolist() == [[1, -1]]
     judge = evaluate_ap(ground_truth, found, [0.3], engine="pycocotools")
     np.testing.assert_allclose(
         precision(match(ground_truth, found, [0.3])), judge.precision[:, :, :, 0, -1], atol=1e-12
@@ -123,7 +123,7 @@ def test_threshold_zero_takes_whatever_overlaps():
     ground_truth = make_ground_truth([1], [1], [(1, 1, 0, 0, 10, 10, 0)])
     found = make_detections([(1, 1, 20, 20, 30, 30, 0.9), (1, 1, 9, 9, 19, 19, 0.5), (1, 1, 10, 0, 20, 10, 0.4)])
     matches = match(ground_truth, found, [0.0])
-    assert matches.truth.tolist() == [[-1, 0, -1]]  # touching is not overlapping
+    assert matches.gt.tolist() == [[-1, 0, -1]]  # touching is not overlapping
     assert matches.iou[0, 1] == pytest.approx(1 / 199)
 
 
@@ -132,7 +132,7 @@ def test_each_truth_is_taken_once_and_by_threshold():
     for seed in range(20):
         matches = match(*random_case(seed))
         for t, floor in enumerate(COCO_THRESHOLDS):
-            taken = matches.truth[t][matches.hit[t]]
+            taken = matches.gt[t][matches.hit[t]]
             assert len(set(taken.tolist())) == len(taken)
             assert (matches.iou[t][matches.hit[t]] >= floor - 1e-9).all()
             hits += len(taken)
@@ -141,8 +141,8 @@ def test_each_truth_is_taken_once_and_by_threshold():
 
 def test_nothing_at_all():
     ground_truth = make_ground_truth([1], [1], [])
-    assert match(ground_truth, make_detections([])).truth.shape == (10, 0)
-    assert match(ground_truth, make_detections([(1, 1, 0, 0, 9, 9, 0.5)])).truth.tolist() == [[-1]] * 10
+    assert match(ground_truth, make_detections([])).gt.shape == (10, 0)
+    assert match(ground_truth, make_detections([(1, 1, 0, 0, 9, 9, 0.5)])).gt.tolist() == [[-1]] * 10
     ground_truth = make_ground_truth([1], [1], [(1, 1, 0, 0, 9, 9, 0)])
     assert match(ground_truth, make_detections([])).gt_image.tolist() == [0]
 

@@ -29,7 +29,7 @@ RULES = {
 ])  # fmt: skip
 def test_rows_say_what_a_rule_is(name, expected):
     (row,) = alpha_rows({name: {"AP": 1.0}})
-    assert (row["kind"], row["alpha"], row["oracle"], row["truth"]) == expected
+    assert (row["kind"], row["alpha"], row["oracle"], row["replaced"]) == expected
 
 
 def test_the_product_has_no_alpha():

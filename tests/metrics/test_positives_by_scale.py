@@ -34,12 +34,12 @@ def test_bins_by_hand():
             "boxes": "initial",
             "ground_truth": 4,
             "bins": 3,
-            "per_truth": 2.5,
+            "per_object": 2.5,
             "per_bin": 2.5,
             "variation": math.sqrt(2 / 3),
         }
     )
-    assert (adjusted["per_truth"], adjusted["per_bin"]) == pytest.approx((5.5, 16 / 3))
+    assert (adjusted["per_object"], adjusted["per_bin"]) == pytest.approx((5.5, 16 / 3))
     assert adjusted["variation"] == pytest.approx(math.sqrt((0.25**2 + 2 * 0.125**2) / 3))
 
 

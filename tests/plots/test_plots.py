@@ -247,7 +247,7 @@ def test_reliability_of_nothing_and_of_mixed_rows():
         reliability({})
 
 
-def test_precision_recall_is_the_mean_of_the_classes_with_truth():
+def test_precision_recall_is_the_mean_of_the_classes_with_ground_truth():
     recall = [0.0, 0.5, 1.0]
     precision = np.array([[1.0, -1.0, 0.8], [0.6, -1.0, 0.4], [0.2, -1.0, 0.0]])  # the second class has no ground truth
     plot = precision_recall(recall, {"IoU 0.50": precision, "mean": [0.5, 0.5, 0.2], "none": np.full((3, 2), -1)})
