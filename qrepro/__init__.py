@@ -24,6 +24,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qrepro.engine.candidates import CandidateFilter
     from qrepro.experiments.claims import check_claims
     from qrepro.experiments.evaluation import Evaluation, evaluate, requested_rules
     from qrepro.experiments.experiment import Experiment, open_experiment
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from qrepro.statistics.comparison import compare
 
 _PUBLIC = {
+    "qrepro.engine.candidates": ("CandidateFilter",),
     "qrepro.experiments.claims": ("check_claims",),
     "qrepro.experiments.evaluation": ("Evaluation", "evaluate", "requested_rules"),
     "qrepro.experiments.experiment": ("Experiment", "open_experiment"),

@@ -1,6 +1,7 @@
 """The package as it is installed: its public names, its neighbours in the working directory, and life without torch."""
 
 import ast
+import re
 import runpy
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import qrepro
+from helpers.run_folders import RULES, make_run
 from qrepro.experiments.synthetic import Size, make_detections, make_ground_truth, write_detections, write_ground_truth
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +56,19 @@ def test_every_public_name_can_be_imported_and_is_known_to_type_checkers():
     assert imported == set(qrepro.__all__) - {"__version__"}
     with pytest.raises(AttributeError, match="no attribute 'truths'"):
         qrepro.truths  # noqa: B018
+
+
+def test_the_page_on_the_api_has_every_name_and_runs(files, tmp_path):
+    page = (ROOT / "docs" / "python.md").read_text()
+    assert [name for name in qrepro.__all__ if name != "__version__" and f"`{name}`" not in page] == []
+    of_files, of_runs, _ = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    for name in ("annotations.json", "a.json"):
+        (tmp_path / name).symlink_to(files / name)
+    make_run(tmp_path / "results", "p/a", 0, RULES)
+    done = call(tmp_path, "-c", of_files + of_runs)
+    assert done.returncode == 0, done.stderr
+    assert "score 0.5" in done.stdout and "'captured'" in done.stdout
+    assert (tmp_path / "results" / "analysis" / "mine.csv").is_file()
 
 
 @pytest.mark.parametrize(
