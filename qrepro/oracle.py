@@ -6,7 +6,7 @@ It works on the outputs of one pass as they are ranked, before fusion, candidate
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,12 @@ from qrepro.records.score_rule import Oracle
 
 
 class Outputs(Protocol):
-    """What is ranked: log of class scores and of quality, which broadcast, and boxes; see `qrepro.ranking`."""
+    """What is ranked: log of class scores and of quality, which broadcast, and boxes; see `qrepro.ranking`.
+
+    A dataclass, so that an oracle can put one of them anew.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def log_class(self) -> Tensor:
@@ -112,7 +117,7 @@ def apply_oracle(outputs: Ranked, oracle: Oracle, target: LocationGroundTruth) -
         )
     if oracle.others == "zero":
         log_class = log_class.masked_fill(~has_gt, -torch.inf)
-    return replace(outputs, log_class=log_class, log_quality=log_quality, boxes=boxes)  # type: ignore[type-var]
+    return replace(outputs, log_class=log_class, log_quality=log_quality, boxes=boxes)
 
 
 def _centerness(target: LocationGroundTruth) -> Tensor:

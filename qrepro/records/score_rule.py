@@ -33,6 +33,8 @@ class Fusion(Protocol):
         uses_quality: whether S depends on u.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     @property
     def uses_quality(self) -> bool:
         """Whether S depends on u."""
@@ -218,7 +220,7 @@ class Rule:
     @property
     def options(self) -> dict[str, Any]:
         """The recipe values of the fusion."""
-        return {field.name: getattr(self.fusion, field.name) for field in fields(self.fusion)}  # type: ignore[arg-type]
+        return {field.name: getattr(self.fusion, field.name) for field in fields(self.fusion)}
 
     @property
     def values(self) -> dict[str, Any]:
@@ -231,11 +233,9 @@ class Rule:
         """The inverse of `parse`."""
         options = self.options
         if len(options) == 1 and all(isinstance(value, int | float) for value in options.values()):
-            suffix = "".join(f"-{value:g}" for value in options.values())
+            suffix = "".join(f"-{_text(value)}" for value in options.values())
         else:
-            suffix = "".join(
-                f",{key}={value:g}" if isinstance(value, float) else f",{key}={value}" for key, value in options.items()
-            )
+            suffix = "".join(f",{key}={_text(value)}" for key, value in options.items())
         own = f"{self.kind}{suffix}"
         return f"{self.oracle.name}-{own}" if self.oracle else own
 
@@ -295,6 +295,11 @@ def _fusion(kind: str, values: Mapping[str, Any]) -> Fusion:
     if not isinstance(fusion, Fusion):
         raise ValueError(f"{kind} has no `uses_quality` or cannot be called with log p and log u")
     return fusion
+
+
+def _text(value: Any) -> str:
+    """A value as a rule's name has it: numbers to twelve digits, so that two alphas do not share a name."""
+    return f"{value:.12g}" if isinstance(value, int | float) else str(value)
 
 
 def _number(text: str) -> Any:
