@@ -10,7 +10,7 @@ demo: $(READY)  ## train, evaluate with the oracle, analyse and tabulate on the 
 	$(BIN)/qrepro demo
 
 test: $(READY)  ## the test suite without the real trainings
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --durations 15
 
 slow: $(READY)  ## the real trainings on BCCD and shapes
 	$(BIN)/python -m pytest -m slow

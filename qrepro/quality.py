@@ -21,10 +21,10 @@ class EstimatorContext:
     """What assembly tells an estimator.
 
     Attributes:
-        width: channels of the features.
-        per_cell: priors of a cell.
-        bins: of the distribution of each side in the raw output of a box, 0 where it holds none.
-        reader: builds the layer of (inputs, outputs) that reads features where the recipe's sampling says.
+        width: Channels of the features.
+        per_cell: Priors of a cell.
+        bins: Bins of the distribution of each side in the raw output of a box, 0 where it holds none.
+        reader: Builder of the layer of (inputs, outputs) that reads features where the recipe's sampling says.
     """
 
     width: int
@@ -34,7 +34,13 @@ class EstimatorContext:
 
 
 class Estimator(nn.Module):
-    """What all members of this axis are. estimates: whether it has an estimate; samples: whether it needs a reader."""
+    """What all members of this axis are.
+
+    Attributes:
+        appended: Channels that it appends to the features of the class layer.
+        estimates: Whether it has an estimate.
+        samples: Whether it needs a reader.
+    """
 
     appended = 0
     estimates = True
@@ -77,10 +83,21 @@ class ConvQuality(Estimator):
 class Statistics(Estimator):
     """How sharp the four side distributions are (GFLv2, arXiv 2011.12885, eq. 4 and 5): I = sigmoid(W2 ReLU(W1 F)).
 
-    F: of each side its k largest probabilities (`top`), in falling order, their `mean` and their `variance` (that of
-    the k values as a population); sorted, so that it does not matter at which distance a distribution peaks.
-    hidden: p, outputs of W1. gradient: whether the loss on I reaches the distributions, as in the authors' code.
-    The layers have biases as in the code (eq. 5 has none), and every prior of a cell has the same ones.
+    F holds of each side its k largest probabilities, in falling order, their mean and their variance, each where it is
+    asked for; sorted, so that it does not matter at which distance a distribution peaks. The layers have biases as in
+    the code (eq. 5 has none), and every prior of a cell has the same ones.
+
+    Args:
+        context: What assembly tells the estimator.
+        k: Number of largest probabilities of each side.
+        top: Whether F has these.
+        mean: Whether F has their mean.
+        variance: Whether F has their variance, that of the k values as a population.
+        hidden: Outputs of W1, p in the paper.
+        gradient: Whether the loss on I reaches the distributions, as in the authors' code.
+
+    Raises:
+        ValueError: k is below 1 or above the number of bins, or F is empty.
     """
 
     def __init__(
@@ -111,6 +128,15 @@ class Composed(Estimator):
     """The composed form of GFLv2 (arXiv 2011.12885, figure 5): the statistics as `d` more features of the class layer.
 
     There is no estimate of its own; the class score is the joint one. A ReLU follows the fully connected layer.
+
+    Args:
+        context: What assembly tells the estimator.
+        k: As for `Statistics`.
+        d: Number of features.
+        gradient: Whether the loss on the class score reaches the distributions.
+
+    Raises:
+        ValueError: A cell has several priors, or k is below 1 or above the number of bins.
     """
 
     estimates = False
@@ -162,7 +188,14 @@ class Describe(nn.Module):
 class Sampled(Estimator):
     """The predictor of GFLv2 on features instead (its table 3): I = sigmoid(W2 ReLU(W1 F)).
 
-    W1 reads them where the recipe's `sampling.quality` says; hidden: its outputs.
+    W1 reads them where the recipe's `sampling.quality` says.
+
+    Args:
+        context: What assembly tells the estimator.
+        hidden: Outputs of W1.
+
+    Raises:
+        ValueError: A cell has several priors, or there is no reader.
     """
 
     samples = True

@@ -30,9 +30,12 @@ Key = tuple[int, int]  # index of a sample, seed of its augmentation
 class Batch:
     """What one step works on.
 
-    images: (B, 3, H, W) float32, normalised, padded at the right and bottom with zeros; ground truths: in input pixels;
-    sizes: (B, 2) height, width of each image inside its padding; scale: (B, 2) input pixels per original pixel,
-    x and y; index: (B,) position in the annotations.
+    Attributes:
+        images: (B, 3, H, W) float32, normalised, padded at the right and bottom with zeros.
+        ground_truth: Ground truths in input pixels.
+        sizes: (B, 2) height, width of each image inside its padding.
+        scale: (B, 2) input pixels per original pixel, x and y.
+        index: (B,) position in the annotations.
     """
 
     images: Tensor
@@ -124,8 +127,17 @@ def collate(samples: Sequence[tuple[Sample, int, tuple[int, int]]], pad: int) ->
 class Steps(Sampler[list[Key]]):
     """The samples of steps `start` to `stop`, this rank's share of each batch of `batch` over all ranks.
 
-    Every epoch is a permutation of its own; its last batch is filled up from the epoch's beginning. With `groups` (N,)
-    a batch holds samples of one group only (upright and wide images apart waste less padding).
+    Every epoch is a permutation of its own; the last batch of each group is filled up from the group's beginning.
+
+    Args:
+        groups: (N,) group of each sample; a batch holds samples of one group only (upright and wide images apart waste
+            less padding).
+        batch: Samples of a batch, over all ranks.
+        start: First step.
+        stop: Step after the last one.
+        seed: Seed of the order and of the samples.
+        rank: Index of this process.
+        world: Number of processes.
     """
 
     def __init__(

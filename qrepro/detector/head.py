@@ -282,4 +282,4 @@ class LevelScales(nn.ParameterList):
         return maps * factor
 
 
-HEADS: dict[str, Callable[..., Any]] = {"towers": Head}
+HEADS: dict[str, Callable[..., Head]] = {"towers": Head}

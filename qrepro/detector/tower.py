@@ -12,7 +12,19 @@ from qrepro.layers import Deformable
 class Tower(nn.Sequential):
     """`convs` 3x3 convolutions with ReLU, shared over the levels; the last one may be deformable.
 
-    residual: of two convolutions each, added to what they get before the last ReLU (arXiv 1512.03385, figure 2).
+    Args:
+        inputs: Channels of the features.
+        width: Channels of each convolution.
+        convs: Number of convolutions.
+        groups: Groups of the norm behind each convolution; None for no norm.
+        bias: Whether the convolutions have a bias.
+        std: Standard deviation of their first weights.
+        deformable: Kind of the last convolution.
+        residual: Whether each is a block of two convolutions instead, added to what it gets before the last ReLU (arXiv
+            1512.03385, figure 2).
+
+    Raises:
+        ValueError: A residual tower is not as wide as its inputs.
     """
 
     def __init__(

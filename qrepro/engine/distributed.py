@@ -13,7 +13,13 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among `world`; `device` is the one it trains on."""
+    """This process among those that work together.
+
+    Attributes:
+        rank: Index of this process, 0 for the first.
+        world: Number of processes.
+        device: Device that this process trains on.
+    """
 
     rank: int
     world: int
@@ -44,7 +50,14 @@ class DistributedContext:
 def process_group(device: str | None) -> Iterator[DistributedContext]:
     """The process group for the duration of a block; a single process makes none.
 
-    device: `cpu`, `cuda`, `cuda:1`, or None for a GPU where there is one.
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`, or None for a GPU where there is one.
+
+    Yields:
+        This process among those of the group.
+
+    Raises:
+        ValueError: A device that is not here.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -62,7 +75,15 @@ def process_group(device: str | None) -> Iterator[DistributedContext]:
 
 
 def choose_device(device: str | None, local: int = 0) -> torch.device:
-    """The device of a name; without one, a GPU where there is one. Raises `ValueError` for one that is not here."""
+    """The device of a name; without one, a GPU where there is one.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`, or None.
+        local: Index of the GPU that is meant where the name has none.
+
+    Raises:
+        ValueError: Another name, or a device that is not here.
+    """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -18,8 +18,15 @@ NORMS = nn.GroupNorm, nn.modules.batchnorm._NormBase
 class StepSchedule:
     """A schedule measured in optimiser steps.
 
-    total: steps of the run; warmup: of which the learning rate rises; lr: its full value, scaled to the batch;
-    bounds: steps done at the end of the schedule and of each cycle of averaging; swing: lr at both ends of a cycle.
+    Attributes:
+        total: Steps of the run.
+        warmup: Number of first steps over which the learning rate rises.
+        ratio: Share of the learning rate at which the warm-up begins.
+        lr: Full learning rate, scaled to the batch.
+        decay: Fall of the learning rate.
+        length: Length of the schedule as the recipe says it, in the unit of `decay.at`.
+        bounds: Steps done at the end of the schedule and of each cycle of averaging.
+        swing: Learning rates at both ends of a cycle.
     """
 
     total: int

@@ -34,7 +34,13 @@ class Failed(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work. call: with the name of a device, or None for the default one; log: file of its output."""
+    """A piece of work.
+
+    Attributes:
+        name: Name that errors are listed by.
+        call: The work, called with the name of a device, or None for the default one.
+        log: File of its output.
+    """
 
     name: str
     call: Callable[[str | None], None]
@@ -62,8 +68,17 @@ def run_sequential(jobs: Sequence[Job], device: str | None, report: Report) -> d
 def run_parallel(jobs: Sequence[Job], at_once: int, device: str | None, report: Report) -> dict[str, str]:
     """Do jobs in processes of their own, `at_once` at a time; returns the errors of those that failed, by name.
 
-    The output of each goes to its log. Without a device, places take the GPUs in turn; on a CPU each process has its
-    share of the cores. A signal is passed on, so that all save themselves, and then ends all.
+    The output of each goes to its log. On a CPU each process has its share of the cores. A signal is passed on, so that
+    all save themselves, and then ends all.
+
+    Args:
+        jobs: Jobs, begun in their order.
+        at_once: Number of processes.
+        device: Name of the device of every job; None: places take the GPUs in turn.
+        report: Function that takes each message.
+
+    Raises:
+        Failed: A signal stopped the jobs.
     """
     gpus = torch.cuda.device_count() if device is None else 0
     threads = max(1, len(os.sched_getaffinity(0)) // at_once)
@@ -137,12 +152,21 @@ def run_on_slurm(
 ) -> dict[str, str]:
     """Submit jobs to Slurm by submitit, wait for them, and return the errors of those that failed, by name.
 
-    folder: of submitit's own files, and of the ids of jobs, so that a second call does not submit what is still queued.
-    options: submitit's parameters, those of Slurm without the prefix slurm_: partition, gpus_per_node, timeout_min;
-        `cluster` is slurm or local (processes of this machine, to try it). With tasks_per_node above 1 the processes of
-        a job train together. Raises `ValueError` for an option that submitit does not know, or without submitit.
-    wait: seconds between two looks at the queue.
     A job that Slurm pre-empts or ends for its time limit is queued again and goes on. Ctrl-C leaves all in the queue.
+
+    Args:
+        jobs: Jobs to be done.
+        folder: Folder of submitit's own files, and of the ids of jobs, so that a second call does not submit what is
+            still queued.
+        options: Parameters of submitit, those of Slurm without the prefix slurm_: partition, gpus_per_node,
+            timeout_min. `cluster` is slurm or local (processes of this machine, to try it). With tasks_per_node above 1
+            the processes of a job train together.
+        report: Function that takes each message.
+        device: Name of the device of every job; None for the default one.
+        wait: Seconds between two looks at the queue.
+
+    Raises:
+        ValueError: Another cluster, an option that submitit does not know, or no submitit.
     """
     try:
         import submitit

@@ -48,8 +48,12 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 class TimingSetup:
     """What is measured, beside recipe and machine.
 
-    batch: images of a training step (inference takes one); objects: on a synthetic image; candidates: pairs of
-    location and class whose score is above the threshold of post-processing; steps: measured, after `warm_up` others.
+    Attributes:
+        batch: Images of a training step; inference takes one.
+        objects: Objects on a synthetic image.
+        candidates: Pairs of location and class whose score is above the threshold of post-processing.
+        steps: Steps that are measured, after `warm_up` others.
+        warm_up: Steps that are not measured.
     """
 
     batch: int = 2
@@ -86,7 +90,16 @@ class StepTimer:
 
 @dataclass(frozen=True)
 class TimedStage:
-    """Repeatable work of a recipe. lap: does it once and marks its parts; shapes: height, width of its inputs."""
+    """Repeatable work of a recipe.
+
+    Attributes:
+        recipe: Recipe whose work it is.
+        stage: `train` or `inference`.
+        timer: Stopwatch of the parts.
+        batch: Images of one repetition.
+        lap: Function that does the work once and marks its parts.
+        shapes: Height, width of its inputs in pixels, with their padding.
+    """
 
     recipe: Recipe
     stage: str
@@ -106,11 +119,11 @@ def time_detectors(
     """Rows of a training step and of inference of several recipes, timed interleaved.
 
     Args:
-        recipes: the first is what the others' ratios are to.
-        device: that is timed.
-        setup: what is measured.
-        size: height, width of synthetic images; None: the largest that evaluation sees.
-        data: folder of a data set whose training images are read; None: synthetic ones.
+        recipes: Recipes, the first of which is what the others' ratios are to.
+        device: Device that is timed.
+        setup: What is measured.
+        size: Height, width of synthetic images; None: the largest that evaluation sees.
+        data: Folder of a data set whose training images are read; None: synthetic ones.
     """
     rows = interleaved([time_training(recipe, device, setup, size, data) for recipe in recipes], setup)
     return rows + interleaved([time_inference(recipe, device, setup, size) for recipe in recipes], setup)
@@ -137,8 +150,12 @@ def time_training(
     Parts: data (only where a folder is given: read by this process, and moved to the device), forward, assignment,
     losses (with the decoding of positives), backward (with the clipping of gradients) and optimiser (with the average).
 
-    size: height, width of synthetic images, by default the largest that evaluation sees; data: folder of a data set
-    whose training images are used instead.
+    Args:
+        recipe: Recipe of the detector.
+        device: Device that is timed.
+        setup: What is measured.
+        size: Height, width of synthetic images; None: the largest that evaluation sees.
+        data: Folder of a data set whose training images are read; None: synthetic ones.
     """
     fresh = checked(merge(recipe.values(), {"backbone": {"weights": None}}), f"recipe {recipe.name}")
     timer, repetitions = StepTimer(device), setup.warm_up + setup.steps

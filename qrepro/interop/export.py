@@ -47,7 +47,14 @@ class Differs(Exception):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights of a detector come from. trained_by: hash of the recipe that the checkpoint names."""
+    """Where the weights of a detector come from.
+
+    Attributes:
+        recipe: Recipe of the detector.
+        trained_by: Hash of the recipe that the checkpoint names.
+        seed: Seed of the training.
+        step: Step that the checkpoint was saved at.
+    """
 
     recipe: Recipe
     trained_by: str
@@ -87,8 +94,9 @@ def write_weights(path: Path, detector: Detector, origin: Origin) -> None:
 def read_exported(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     """The recipe of a file of `write_weights`, and the state that `build_detector(recipe)` loads.
 
-    Raises `ValueError` in one line for a file that is missing, of another kind or program, or whose tensors are not
-    those of its recipe's network.
+    Raises:
+        ValueError: A file that is missing, of another kind or program, whose recipe names code outside of qrepro, or
+            whose tensors are not those of its recipe's network; in one line.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -129,8 +137,10 @@ def _kinds(values: object) -> Iterator[str]:
 def write_coco(path: Path, detections: pd.DataFrame) -> None:
     """Detections as a COCO result list of {image_id, category_id, bbox [x, y, width, height], score}.
 
-    detections: frame with image_id, category_id, x1, y1, x2, y2 (px of the original image), score and, perhaps NaN,
-    class_score and quality, which a record has beside the score where they are defined.
+    Args:
+        path: File to be written.
+        detections: Frame with image_id, category_id, x1, y1, x2, y2 (px of the original image), score and, perhaps NaN,
+            class_score and quality, which a record has beside the score where they are defined.
     """
     boxes = xywh_of(detections[BOX]).tolist()
     ids = (detections[name].tolist() for name in ("image_id", "category_id"))
@@ -150,8 +160,16 @@ def write_coco(path: Path, detections: pd.DataFrame) -> None:
 def write_submission(folder: Path, split: str, name: str, detections: pd.DataFrame) -> Path:
     """Detections as COCO's evaluation server takes them: a zip with `detections_<split>_<name>_results.json`.
 
-    name: of the method, without the characters / and _ in the file. Boxes are rounded to 0.01 px and scores to 1e-6,
-    because the server limits the size of a file.
+    Boxes are rounded to 0.01 px and scores to 1e-6, because the server limits the size of a file.
+
+    Args:
+        folder: Folder of the zip.
+        split: Name of the split.
+        name: Name of the method; in the file all but letters, digits, dots and hyphens become hyphens.
+        detections: Frame with image_id, category_id, x1, y1, x2, y2 (px of the original image) and score.
+
+    Returns:
+        The path of the zip.
     """
     method = re.sub(r"[^\w.-]+|_", "-", name)
     stem = f"detections_{split}_{method}_results"
@@ -171,14 +189,8 @@ def write_submission(folder: Path, split: str, name: str, detections: pd.DataFra
 class Named(nn.Module):
     """A detector whose outputs are tensors with names.
 
-    images: (N, 3, H, W) RGB pixels from 0 to 255, less the recipe's `image.mean` and divided by its `image.std`; the
-    right and bottom of smaller images are 0. N images, R locations, level after level as `levels` counts them.
-
-    class_logits: (N, R, C); with `head.scores: softmax` the last channel is the background.
-    box_output: (N, R, channels) of the representation `box` of the recipe.
-    quality_logits: (N, R), of a detector that estimates.
-    prior_boxes: (N, R, 4) what box_output is relative to, of a detector whose first step predicts it.
-    boxes: (N, R, 4) decoded, xyxy in pixels of the input, not clipped.
+    Args:
+        detector: Detector that gives them.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -186,7 +198,20 @@ class Named(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The outputs that the detector has, in the order above."""
+        """The outputs that the detector has, of N images and R locations, level after level as `levels` counts them.
+
+        Args:
+            images: (N, 3, H, W) RGB pixels from 0 to 255, less the recipe's `image.mean` and divided by its
+                `image.std`; the right and bottom of smaller images are 0.
+
+        Returns:
+            Tensors by name, in this order:
+                class_logits: (N, R, C); with `head.scores: softmax` the last channel is the background.
+                box_output: (N, R, channels) as the recipe's `box_coder` encodes boxes.
+                quality_logits: (N, R), of a detector that estimates.
+                prior_boxes: (N, R, 4) what box_output is relative to, of a detector whose first step predicts it.
+                boxes: (N, R, 4) decoded, xyxy in pixels of the input, not clipped.
+        """
         return named(self.detector(images))
 
 
@@ -207,8 +232,11 @@ def named(prediction: Prediction) -> dict[str, Tensor]:
 class Traced:
     """A detector as a graph, for any number of images of one size.
 
-    metadata: of its origin, and `levels`: JSON [[stride, priors], ...] of each, finest first; images, outputs: images
-    that it was not traced with, and what the detector itself makes of them.
+    Attributes:
+        program: The graph.
+        metadata: Metadata of its origin, and `levels`: JSON [[stride, priors], ...] of each, finest first.
+        images: Images that it was not traced with.
+        outputs: What the detector itself makes of these images, by name.
     """
 
     program: ExportedProgram
@@ -219,7 +247,12 @@ class Traced:
     def check(self, found: Mapping[str, Tensor], what: str) -> float:
         """The largest difference of outputs from the detector's own, relative to the largest value of each.
 
-        Raises `Differs` where it is above `TOLERANCE` or undefined.
+        Args:
+            found: Outputs by name.
+            what: Name of what gave them, for the error.
+
+        Raises:
+            Differs: The difference is above `TOLERANCE` or undefined.
         """
         worst = 0.0
         for name, own in self.outputs.items():
@@ -268,7 +301,8 @@ def write_program(path: Path, traced: Traced) -> float:
 def write_onnx(path: Path, traced: Traced) -> float:
     """The graph as an ONNX file; returns how far onnxruntime's outputs are off on a CPU, see `Traced.check`.
 
-    Raises `ValueError` in one line for a detector with an operation that ONNX, or onnxruntime, has not.
+    Raises:
+        ValueError: A detector with an operation that ONNX, or onnxruntime, has not; in one line.
     """
     runtime, _, _ = (_library(name) for name in ("onnxruntime", "onnxscript", "onnx"))
     names = list(traced.outputs)

@@ -22,9 +22,16 @@ def import_checkpoint(
 ) -> Imported:
     """Convert a checkpoint, and write the run folder unless there is one.
 
-    file: of another project, or a safetensors file of `qrepro export`, which says itself what it is.
-    Raises `ValueError` for a file that is not readable or not safe, a detector that is not known, a recipe that does
-    not fit, and a folder that holds a run.
+    Args:
+        file: Checkpoint of another project, or a safetensors file of `qrepro export`, which says itself what it is.
+        folder: Run folder to be written.
+        recipe: Name of the recipe that it is, in place of the recognised one.
+        overrides: Changes `a.b=c` of the recipe's values.
+        overwrite: Whether a run in the folder is replaced.
+
+    Raises:
+        ValueError: A file that is not readable or not safe, a detector that is not known, a recipe that does not fit,
+            and a folder that holds a run.
     """
     run = RunFolder(folder)
     if run.last.exists() and not overwrite:

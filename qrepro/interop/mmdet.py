@@ -22,7 +22,12 @@ Changes = dict[str, Any]  # recipe values by dotted name
 
 @dataclass(frozen=True)
 class Family:
-    """Detectors with one kind of head. key: entry of their class logits; recipe: what they are here."""
+    """Detectors with one kind of head.
+
+    Attributes:
+        key: Entry of their class logits.
+        recipe: Recipe that they are here.
+    """
 
     key: str
     recipe: str
@@ -69,7 +74,10 @@ WITHOUT_PARAMETERS = ("bbox_head.integral.project",)  # buffers that are values 
 class Imported:
     """A detector of another project.
 
-    State: all entries of our network; unused: entries of the file that no parameter takes.
+    Attributes:
+        recipe: Recipe that it is here.
+        state: All entries of our network.
+        unused: Entries of the file that no parameter takes.
     """
 
     recipe: Recipe
@@ -87,10 +95,17 @@ def convert(
 ) -> Imported:
     """A detector of another project as a recipe with weights.
 
-    config: the model's configuration, empty where the file has none; version: of MMDetection that trained it; recipe:
-    which recipe it is, in place of the recognised one; overrides: of its values; classes: names in the order of the
-    outputs where the file has them, so that evaluation refuses data of another order.
-    Raises `ValueError` where the head is unknown, or a parameter of the recipe's network has no entry of its shape.
+    Args:
+        state: Entries of the file by name.
+        config: Configuration of the model, empty where the file has none.
+        version: Version of MMDetection that trained it.
+        recipe: Name of the recipe that it is, in place of the recognised one.
+        overrides: Changes `a.b=c` of the recipe's values.
+        classes: Names in the order of the outputs where the file has them, so that evaluation refuses data of another
+            order.
+
+    Raises:
+        ValueError: The head is unknown, or a parameter of the recipe's network has no entry of its shape.
     """
     state = _renewed(state)
     changes = {**_from_shapes(state), **_from_config(config, state), **_candidates(version)}

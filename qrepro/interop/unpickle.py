@@ -30,9 +30,11 @@ DEEPEST, MOST = 50, 100_000  # levels and values of meta; beyond them only a hos
 class ExternalCheckpoint:
     """What a checkpoint of another project holds.
 
-    state: tensors on the CPU by name, without the prefix `module.`; meta: its entry `meta` or, of .safetensors, the
-    header, made of strings, numbers, None, lists and dicts: for anything else stands the name of its type; unused:
-    entries that are not in `state`, since they are an exponential average (`ema_...`) or no tensor.
+    Attributes:
+        state: Tensors on the CPU by name, without the prefix `module.`.
+        meta: Its entry `meta` or, of .safetensors, the header, made of strings, numbers, None, lists and dicts: for
+            anything else stands the name of its type.
+        unused: Entries that are not in `state`, since they are an exponential average (`ema_...`) or no tensor.
     """
 
     state: dict[str, Tensor]
@@ -43,8 +45,9 @@ class ExternalCheckpoint:
 def read_external(path: Path) -> ExternalCheckpoint:
     """Read a checkpoint of MMDetection, a bare state dict, `{"model": state dict}` or a .safetensors file.
 
-    Raises `ValueError`, in one line, where there is no such file, it is not readable, it would load or call anything
-    but tensors and plain values, or it holds no tensors.
+    Raises:
+        ValueError: There is no such file, it is not readable, it would load or call anything but tensors and plain
+            values, or it holds no tensors; in one line.
     """
     if not path.is_file():
         raise ValueError(f"checkpoint {path}: no such file")

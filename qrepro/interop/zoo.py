@@ -15,10 +15,18 @@ from qrepro.records.kinds import nearest
 
 @dataclass(frozen=True)
 class Published:
-    """A trained detector. AP: that its authors report on val2017; table, row: of a paper's table here, where it is one.
+    """A trained detector.
 
-    address: empty where none is known; sha256: its first digits, where they are published (MMDetection puts eight into
-    the name of the file).
+    Attributes:
+        name: Name in the zoo, and of the fetched file.
+        source: Project that published it.
+        arxiv: Number of its paper on arXiv.
+        table: Name of a paper's table here, where it is a row of one.
+        row: Slug of that row.
+        AP: AP that its authors report on val2017.
+        address: Address of its file; empty where none is known.
+        sha256: First digits of the file's SHA-256, where they are published (MMDetection puts eight into the name of
+            the file).
     """
 
     name: str
@@ -38,7 +46,11 @@ def published() -> list[Published]:
 
 
 def named(name: str) -> Published:
-    """The detector of a name; `ValueError` with the nearest known name for any other."""
+    """The detector of a name.
+
+    Raises:
+        ValueError: Any other name, with the nearest known one.
+    """
     known = {model.name: model for model in published()}
     if name not in known:
         hint = nearest(name, known).split(" (allowed")[0].rstrip(":")
@@ -60,7 +72,8 @@ def reported(model: Published) -> dict[str, str]:
 def fetch_model(model: Published, folder: Path, progress: Progress = silent) -> Path:
     """The file of a detector in a folder, fetched unless it is there, continued where it was cut, and checked.
 
-    Raises `ValueError` where no address is known, nothing answers, or the content is not what was published.
+    Raises:
+        ValueError: No address is known, nothing answers, or the content is not what was published.
     """
     if not model.address:
         raise ValueError(f"zoo: no address of {model.name} is known; fetch it yourself, then `qrepro import FILE`")

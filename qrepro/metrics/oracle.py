@@ -37,15 +37,15 @@ def reranked(
     gone before, and duplicates that it left rank as high as the box they repeat.
 
     Args:
-        ground_truth: of the split.
-        detections: frame with image_id, category_id, x1, y1, x2, y2 and score in [0, 1].
-        alphas: exponents of the score, in [0, 1].
+        ground_truth: Ground truth of the split.
+        detections: Frame with image_id, category_id, x1, y1, x2, y2 and score in [0, 1].
+        alphas: Exponents of the score, in [0, 1].
 
     Yields:
         ({rule, alpha, replaced, stage}, the detections with the new score).
 
     Raises:
-        ValueError: a score outside [0, 1], for which a product with the IoU has no meaning.
+        ValueError: A score outside [0, 1], for which a product with the IoU has no meaning.
     """
     score = detections["score"].to_numpy(np.float64)
     if len(score) and not (0 <= score.min() and score.max() <= 1):
@@ -83,14 +83,15 @@ def alpha_rows(rules: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per rule, in the order of the paper's tables.
 
     Args:
-        rules: metrics in percent by name of the rule, as in metrics.json.
+        rules: Metrics in percent by name of the rule, as in metrics.json.
 
     Returns:
-        Rows {rule, kind, alpha, oracle, replaced, <metrics>}: class, product and falling alpha with the estimate,
-        then the same with the true IoU, then other oracles. alpha: exponent of the class score, 1 for the class score
-        alone, NaN for a rule without one; oracle: whether ground truth takes the place of an output; replaced:
-        which and where, "" for none, "iou" for the true IoU as quality everywhere, else `<what>@<where>` with "+zero"
-        where everything that is not replaced scores 0.
+        Rows {rule, kind, alpha, oracle, replaced, <metrics>}: class, product and falling alpha with the estimate, then
+        the same with the true IoU, then other oracles; with
+            alpha: exponent of the class score, 1 for the class score alone, NaN for a rule without one;
+            oracle: whether ground truth takes the place of an output;
+            replaced: which and where, "" for none, "iou" for the true IoU as quality everywhere, else `<what>@<where>`
+                with "+zero" where everything that is not replaced scores 0.
     """
     rows = []
     for name, metrics in rules.items():
@@ -121,9 +122,16 @@ def _replaced(oracle: Oracle | None) -> str:
 def best_rows(rows: Sequence[Mapping[str, Any]], metric: str = "AP") -> list[dict[str, Any]]:
     """The best rule of each source: {source, rule, alpha, <metric>, gain_over_baseline}, in percent points.
 
-    rows: of `alpha_rows`. Sources, those present: "class score" (the baseline: the same network without its
-    estimate), "predicted", "oracle" (the true IoU as quality; other oracles are left out). Alpha is chosen on the split
-    it is reported on, as in the paper. gain_over_baseline is nan without a row of rule "class".
+    Alpha is chosen on the split it is reported on, as in the paper.
+
+    Args:
+        rows: Rows of `alpha_rows`.
+        metric: Metric by which a rule is the best.
+
+    Returns:
+        One row per source that is present: "class score" (the baseline: the same network without its estimate),
+        "predicted", "oracle" (the true IoU as quality; other oracles are left out). gain_over_baseline is nan without a
+        row of rule "class".
     """
     groups: dict[str, list[Mapping[str, Any]]] = {"class score": [], "predicted": [], "oracle": []}
     for row in rows:
@@ -149,9 +157,16 @@ def best_rows(rows: Sequence[Mapping[str, Any]], metric: str = "AP") -> list[dic
 def oracle_gain(rows: Sequence[Mapping[str, Any]], metric: str = "AP") -> dict[str, float]:
     """What perfect knowledge of IoU is worth, in percent points of `metric`; nan where a side is missing.
 
-    rows: of `alpha_rows`.
-    over_baseline: best oracle rule minus class score; over_predicted: minus the best rule with the own estimate;
-    captured: share of over_baseline that the own estimate reaches, in [.., 1]; nan where over_baseline is not positive.
+    Args:
+        rows: Rows of `alpha_rows`.
+        metric: Metric by which a rule is the best.
+
+    Returns:
+        Numbers by name:
+            over_baseline: best oracle rule minus class score;
+            over_predicted: best oracle rule minus the best rule with the own estimate;
+            captured: share of over_baseline that the own estimate reaches, at most 1 unless it beats the oracle; nan
+                where over_baseline is not positive.
     """
     best = {row["source"]: row[metric] for row in best_rows(rows, metric)}
     oracle, predicted, baseline = (best.get(name, math.nan) for name in ("oracle", "predicted", "class score"))

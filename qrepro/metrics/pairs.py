@@ -27,10 +27,12 @@ GROUPS = ("class", "size")
 class Pairs:
     """Estimates of localisation quality beside the true IoU, N boxes of one detector.
 
-    name: of the run or file.   about: what the boxes are, as columns of every row: `over`, `iou` (its definition) and
-        `score_thr` (of the class score or score; nan for none).
-    boxes: frame with image_id, category, area (px^2 of the box itself) and iou.
-    estimates: label -> (N,), such as "quality u" and "class score p".
+    Attributes:
+        name: Name of the run or file.
+        about: What the boxes are, as columns of every row: `over`, `iou` (its definition) and `score_thr` (of the class
+            score or score; nan for none).
+        boxes: Frame with image_id, category, area (px^2 of the box itself) and iou.
+        estimates: Label -> (N,), such as "quality u" and "class score p".
     """
 
     name: str
@@ -76,13 +78,13 @@ def source_pairs(
     """Pairs of runs and files.
 
     Args:
-        sources: what is analysed.
-        over: positives, candidates or detections; None: positives of runs, detections of files.
-        rules: that rank the detections of runs.
-        score_thr: candidates or detections of a score above it.
+        sources: What is analysed.
+        over: `positives`, `candidates` or `detections`; None: positives of runs, detections of files.
+        rules: Rules that rank the detections of runs.
+        score_thr: Score above which candidates or detections count.
 
     Raises:
-        ValueError: other boxes, or files over what they do not hold.
+        ValueError: Other boxes, or files over what they do not hold.
     """
     over = over or ("detections" if sources.files else "positives")
     allowed = ("detections",) if sources.files else ("positives", "candidates", "detections")
@@ -105,8 +107,18 @@ def correlation_study(
 ) -> list[dict[str, Any]]:
     """Correlation of every estimate with the true IoU: rows {run, estimate, over, iou, score_thr, <groups>, <row>}.
 
-    by: of GROUPS; "class" is that of the ground truth for positives, else the predicted one, "size" that of the box.
-    The rest is as in `correlation.correlation_rows`, clustered by image.
+    The rest is as in `qrepro.metrics.correlation.correlation_rows`, clustered by image.
+
+    Args:
+        pairs: Estimates and true IoU of the boxes.
+        by: Groups, of GROUPS; "class" is that of the ground truth for positives, else the predicted one, "size" that of
+            the box.
+        bands: As for `correlation_rows`.
+        statistics: As for `correlation_rows`.
+        intervals: As for `correlation_rows`.
+
+    Raises:
+        ValueError: A group that is none of GROUPS, or as `correlation_rows`.
     """
     for name in by:
         if name not in GROUPS:

@@ -26,9 +26,18 @@ def summarise(
 ) -> dict[str, Any]:
     """Metrics in percent of detection sets by rule: {engine, rules, classes, voc}, as `metrics.json` holds them.
 
-    detections: (rule, frame) pairs, read one at a time.   voc: whether PASCAL's metrics are wanted too.
-    rules: {rule: AP, AP50, AP55 ... AP95, APS, APM, APL, AR...}; classes: {rule: rows per category};
-    voc: {rule: rows per interpolation of `voc.voc_rows`}, with PASSD's sizes.
+    Args:
+        ground_truth: Ground truth of the split.
+        detections: (rule, frame) pairs, read one at a time.
+        engine: As for `choose_engine`.
+        voc: Whether PASCAL's metrics are wanted too.
+
+    Returns:
+        A mapping with
+            engine: name of the engine;
+            rules: {rule: AP, AP50, AP55 ... AP95, APS, APM, APL, AR...};
+            classes: {rule: rows per category};
+            voc: {rule: rows per interpolation of `qrepro.metrics.voc_ap.voc_rows`}, with PASSD's sizes.
     """
     summary: dict[str, Any] = {"engine": choose_engine(engine), "rules": {}, "classes": {}, "voc": {}}
     for rule, frame in detections:
@@ -75,11 +84,18 @@ def mean_metrics(runs: Sequence[RunFolder]) -> dict[str, dict[str, float]]:
 def summary_rows(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """One row per recipe of one profile's evaluated runs: the headline numbers.
 
-    Returns rows {recipe, seeds, class, estimate, estimate_rule, oracle, oracle_rule, captured, pcc, pcc_score, bias}:
-    class, estimate and oracle are lists of AP in percent, one per seed, of the class score, the best rule with the own
-    estimate and the best oracle rule (best by the mean over seeds; empty where there is none); captured is the share
-    of the oracle's gain over the class score that the estimate reaches; pcc and bias of the estimate, and pcc_score of
-    the score of the true class by the recipe's own rule, are lists over seeds, of all positives.
+    Args:
+        runs: Runs of one profile; those that were not evaluated are left out.
+
+    Returns:
+        One row per recipe, with
+            recipe, seeds: the recipe and the seeds of its runs;
+            class, estimate, oracle: lists of AP in percent, one per seed, of the class score, the best rule with the
+                own estimate and the best oracle rule (best by the mean over seeds; empty where there is none);
+            estimate_rule, oracle_rule: names of these two rules, "" for none;
+            captured: share of the oracle's gain over the class score that the estimate reaches;
+            pcc, bias: of the estimate, lists over seeds, of all positives;
+            pcc_score: of the score of the true class by the recipe's own rule, a list over seeds, of all positives.
     """
     rows = []
     for recipe, some in by_recipe([run for run in runs if run.evaluated]).items():

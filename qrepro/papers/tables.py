@@ -58,17 +58,30 @@ def regenerate(
 ) -> pd.DataFrame:
     """Put measured values beside the printed ones.
 
-    printed: a paper's table of strings: row, origin, settings, metrics, and of TRACES recipe, overrides, rule.
-    runs: finished runs, one per seed, by row, all of one profile. Runs that were not evaluated by the rule of the row
-        are left out; with none left, the row counts as not run.
-    profile: what the runs were trained on, for the trace.   stale: rows whose runs are of an earlier recipe.
-    Returns one line per row: row, origin, settings; per metric the printed string, `<metric>_measured` (mean over
-        seeds) and `<metric>_sd` (standard deviation over seeds, n - 1; empty for one seed); and TRACES: of every
-        measured value in the line recipe, overrides, rule, profile, seeds, hash, commit, device and date of the
-        training, split and number of images, and "stale". Unit: percent for the AP and AR families, the value itself
-        for PCC, millions for params_m. PCC is that of the true IoU with the score of the true class by the rule of the
-        row, over all positives (GFLv2, table 6). mAP... is VOC's, whatever the data set, of the stored detections: see
-        VOC_NOTE. The same runs give the same frame: nothing of here and now is in it.
+    Unit: percent for the AP and AR families, the value itself for PCC, millions for params_m. PCC is that of the true
+    IoU with the score of the true class by the rule of the row, over all positives (GFLv2, table 6). mAP... is VOC's,
+    whatever the data set, of the stored detections: see VOC_NOTE. The same runs give the same frame: nothing of here
+    and now is in it.
+
+    Args:
+        printed: A paper's table of strings: row, origin, settings, metrics, and of TRACES recipe, overrides, rule.
+        runs: Finished runs, one per seed, by row, all of one profile. Runs that were not evaluated by the rule of the
+            row are left out; with none left, the row counts as not run.
+        profile: What the runs were trained on, for the trace.
+        stale: Rows whose runs are of an earlier recipe.
+
+    Returns:
+        One line per row, with
+            row, origin, settings: as printed;
+            <metric>: the printed string;
+            <metric>_measured: mean over seeds;
+            <metric>_sd: standard deviation over seeds (n - 1); empty for one seed;
+            TRACES: of every measured value in the line recipe, overrides, rule, profile, seeds, hash, commit, device
+                and date of the training, split and number of images, and "stale".
+
+    Raises:
+        ValueError: A table without a column `row` or with a row twice, runs of a row that it does not have or that has
+            no rule, or two runs of one seed.
     """
     if "row" not in printed:
         raise ValueError(f"printed table: column 'row' is missing; present: {', '.join(printed.columns)}")

@@ -55,7 +55,9 @@ class Measured:
 class Sampler:
     """Metrics of runs on draws of their images, each computed once.
 
-    draws, seed: of the bootstrap; see `significance`.
+    Args:
+        draws: Number of draws of the bootstrap, see `qrepro.statistics.intervals`.
+        seed: Seed of the draws.
     """
 
     def __init__(self, draws: int = 1000, seed: int = 0) -> None:
@@ -64,14 +66,16 @@ class Sampler:
         self._pcc: dict[tuple[Path, str], Resampled] = {}
 
     def term(self, weight: float, measured: Measured, column: str) -> tuple[float, list[Resampled], str]:
-        """A term of `significance.combined_row`: weight, resampled runs, metric."""
+        """A term of `combined_row`: weight, resampled runs, metric."""
         sampled = [self.sampled(run, measured.rule, column) for run in measured.runs]
         return weight, [one for one, _ in sampled], sampled[0][1]
 
     def sampled(self, run: RunFolder, rule: str, column: str) -> tuple[Resampled, str]:
         """A run's resampled metrics that hold a column, and its name among them.
 
-        Raises `KeyError` for a column that no run measures, `FileNotFoundError` where the run has not the files.
+        Raises:
+            KeyError: A column that no run measures.
+            FileNotFoundError: The run has not the files.
         """
         if column == "PCC":
             if (run.path, rule) not in self._pcc:
@@ -97,10 +101,16 @@ def measured_row(
 ) -> dict[str, Any]:
     """What runs say: {verdict, effect, low, high, p_value, seeds, images, runs}.
 
-    find: the runs behind a cell; None for a row that nobody can train, no runs for one that was not trained.
     The verdict is `holds` where the whole interval of the effect lies above 0, `does not hold` where it lies below,
-    `inconclusive` where 0 is in it; `not run`; `not measurable` where a cell is of a cited row, of a column that runs
-    do not have, or where both sides are the same training here.
+    `inconclusive` where 0 is in it; `not run` where a run is missing; `not measurable` where a cell is of a cited row,
+    of a column that runs do not have, or where both sides are the same training here.
+
+    Args:
+        comparison: Comparison of cells.
+        find: Function that gives the runs behind a cell; None for a row that nobody can train, no runs for one that was
+            not trained.
+        sampler: Draws of the runs' metrics.
+        level: Level of the interval, in (0, 1).
     """
     nothing: dict[str, Any] = dict.fromkeys(("effect", "low", "high", "p_value"), math.nan)
     nothing |= dict.fromkeys(("seeds", "images", "runs"), "")
@@ -172,7 +182,8 @@ def effect_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def claim_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One line per claim for reading, from rows of its comparisons: the worst of each decides, and is shown.
 
-    rows: {claim, says, where, core, that} with those of `printed_row` and `measured_row`, claim after claim.
+    Args:
+        rows: Rows {claim, says, where, core, that} with those of `printed_row` and `measured_row`, claim after claim.
     """
     lines = []
     for name, group in groupby(rows, lambda row: row["claim"]):

@@ -42,7 +42,7 @@ def build_detector(recipe: Recipe) -> Detector:
         initial = InitialStage(stage.refine, before, objectness=stage.loss.classes is not None)
     levels = len(neck.strides)
     widths, cells = each(neck.channels, levels), each(prior.per_cell, levels)
-    make: Callable[..., Head] = recipe.head.bind(HEADS)
+    make = recipe.head.bind(HEADS)
     parts = coder, recipe.quality.bind(ESTIMATORS)
 
     def head(level: int, levels: int) -> Head:
@@ -93,5 +93,4 @@ def _objective(losses: StageLosses, target: Callable[[Tensor], Tensor], initial:
 
 def build_postprocess(recipe: Recipe) -> PostProcess:
     """Candidate rule, NMS and cut."""
-    postprocess: PostProcess = recipe.postprocess.build(POSTPROCESSES)
-    return postprocess
+    return recipe.postprocess.build(POSTPROCESSES)

@@ -51,8 +51,13 @@ def read_recipe(name: str, profile: str = "coco", overrides: Iterable[str] = ())
 
     What a recipe says under `profiles: {PROFILE: ...}`, how its method adapts to that profile, is laid on top of it.
 
-    name: as listed by `names`, its last part where that is unique, or the path of a YAML file. Raises `ValueError` in
-    one line for anything that is unknown, missing or of the wrong type.
+    Args:
+        name: Name as listed by `names`, its last part where that is unique, or the path of a YAML file.
+        profile: Name or YAML file of a profile.
+        overrides: Changes `a.b=c`, laid on top in their order.
+
+    Raises:
+        ValueError: Anything that is unknown, missing or of the wrong type; in one line.
     """
     path = _recipe_file(name)
     values = _read(path, ())
@@ -73,7 +78,15 @@ def read_recipe(name: str, profile: str = "coco", overrides: Iterable[str] = ())
 
 
 def validated(values: Mapping[str, Any], source: str) -> Recipe:
-    """The recipe of complete values, such as `Recipe.values` gives; `source` begins the message of a `ValueError`."""
+    """The recipe of complete values, such as `Recipe.values` gives.
+
+    Args:
+        values: Values by section.
+        source: Beginning of the message of an error.
+
+    Raises:
+        ValueError: A value that is unknown, missing or of the wrong type.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, create_model
 
-from qrepro.records.kinds import lookup, nearest
+from qrepro.records.kinds import Member, lookup, nearest
 
 Measure = Literal["iou", "centerness", "score"]  # of a positive: `qrepro.target.MEASURES`
 
@@ -62,13 +62,13 @@ class Part(BaseModel):
             if known[name].is_required() or known[name].default != getattr(filled, name)
         }
 
-    def bind(self, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    def bind(self, table: Mapping[str, Callable[..., Member]]) -> Callable[..., Member]:
         """The constructor (or function) with its options filled in, in the types that it declares."""
         if self._arguments is None:
             self.check(table)
         return partial(lookup(table, self.kind), **(self._arguments or {}))
 
-    def build(self, table: Mapping[str, Callable[..., Any]], *injected: Any) -> Any:
+    def build(self, table: Mapping[str, Callable[..., Member]], *injected: Any) -> Member:
         """The part itself; `injected` is what assembly knows and a recipe does not say."""
         return self.bind(table)(*injected)
 

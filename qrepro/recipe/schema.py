@@ -43,10 +43,17 @@ class Card(Section):
 
 
 class Data(Section):
-    """The data set. classes: their names in order, or their number where the annotation file names them.
+    """The data set.
 
-    train: splits trained on together; eval: split evaluated on; one_based: VOC's pixel coordinates, which begin at 1;
-    cache: keep decoded and resized images in memory; limit: use only the first so many images of each split.
+    Attributes:
+        name: Name of the data set.
+        format: Format of its annotations.
+        classes: Names in order, or their number where the annotation file names them.
+        train: Splits trained on together.
+        eval: Split evaluated on.
+        one_based: Whether pixel coordinates begin at 1, as VOC's do.
+        cache: Whether decoded and resized images are kept in memory.
+        limit: Number of first images of each split that are used; null for all.
     """
 
     name: str
@@ -67,7 +74,10 @@ class Data(Section):
 class TestTimeAugmentation(Section):
     """Multi-scale testing: an image is seen at each of these shorter sides, and mirrored, and suppressed as one.
 
-    long: what the longer side must not exceed.
+    Attributes:
+        short: Shorter sides, pixels.
+        long: Length that the longer side must not exceed, pixels.
+        flip: Whether the image is seen mirrored too.
     """
 
     short: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
@@ -76,9 +86,16 @@ class TestTimeAugmentation(Section):
 
 
 class ImageConfig(Section):
-    """From an image file to the network's input. train, eval: transforms in order; pad: sides padded to a multiple.
+    """From an image file to the network's input.
 
-    views: of evaluation, in place of the size that `eval` gives.
+    Attributes:
+        train: Transforms of training, in order.
+        eval: Transforms of evaluation, in order.
+        tta: Views of evaluation, in place of the size that `eval` gives; null for none.
+        mean: Mean of each channel, RGB on the scale 0..255.
+        std: Deviation of each channel, on the same scale.
+        pad: Number of pixels that sides are padded to a multiple of.
+        group_aspect: Whether a training batch holds only images wider than high, or only others.
     """
 
     train: list[Part]
@@ -91,7 +108,17 @@ class ImageConfig(Section):
 
 
 class StageLosses(Section):
-    """Loss terms of a stage; count, count_images, padding and negatives: see `qrepro.objective.Objective`."""
+    """Loss terms of a stage.
+
+    Attributes:
+        classes: Loss of the class scores, `class` in a recipe.
+        encoding: Loss of the encoded boxes.
+        box: Loss of the decoded boxes.
+        count: Way of counting positives, see `qrepro.objective.Objective`.
+        count_images: Whether images are counted with the positives, see there.
+        padding: What locations in the padding are, see `qrepro.matching.Matcher`.
+        negatives: Number of negatives a positive, see `qrepro.objective.Objective`.
+    """
 
     classes: ClassLossPart | None = Field(None, alias="class")
     encoding: BoxLossPart | None = None
@@ -112,7 +139,10 @@ class Losses(StageLosses):
 class Sampling(Section):
     """Where features are read, if not in their own cell.
 
-    towers, outputs: by the last convolutions of the towers, by the prediction layers; quality: by the estimate.
+    Attributes:
+        towers: Points that the last convolutions of the towers read at.
+        outputs: Points that the prediction layers read at.
+        quality: Points that the estimate reads at.
     """
 
     towers: Part | None = None
@@ -123,9 +153,12 @@ class Sampling(Section):
 class InitialStage(Section):
     """A stage whose boxes the final one refines, as `refine` says (see `qrepro.detector.InitialStage`).
 
-    box_coder: how its boxes are encoded, null for as the final ones; loss: with a `class` the stage also tells objects
-    from background; assign: its own assigner, null for the matches of the final boxes; reassign: the final boxes are
-    matched as the initial ones stand, in place of the priors.
+    Attributes:
+        refine: What the final stage predicts.
+        box_coder: How its boxes are encoded; null: as the final ones.
+        loss: Loss terms; with a `class` the stage also tells objects from background.
+        assign: Assigner of its own; null for the matches of the final boxes.
+        reassign: Whether the final boxes are matched as the initial ones stand, in place of the priors.
     """
 
     refine: Literal["encoding", "box"]
@@ -136,9 +169,17 @@ class InitialStage(Section):
 
 
 class Optimiser(Section):
-    """Optimiser. lr is meant for `lr_batch` images a step and is scaled linearly with the batch that is used.
+    """Optimiser.
 
-    bias_lr, bias_decay: factors on learning rate and weight decay of biases, those of norms apart.
+    Attributes:
+        kind: Kind of the optimiser.
+        lr: Learning rate, meant for `lr_batch` images a step and scaled linearly with the batch that is used.
+        lr_batch: See `lr`.
+        momentum: Momentum of `sgd`.
+        betas: Decays of the two running means of `adamw`.
+        weight_decay: Weight decay.
+        bias_lr: Factor on the learning rate of biases, those of norms apart.
+        bias_decay: Factor on the weight decay of biases, those of norms apart.
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
@@ -152,7 +193,13 @@ class Optimiser(Section):
 
 
 class Warmup(Section):
-    """Linear rise of the learning rate from `ratio` times its value over the first `epochs`, or else `steps`."""
+    """Linear rise of the learning rate from `ratio` times its value over the first `epochs`, or else `steps`.
+
+    Attributes:
+        steps: Length in optimiser steps, where `epochs` is null.
+        epochs: Length in epochs.
+        ratio: Share of the learning rate at which it begins.
+    """
 
     steps: int = Field(500, ge=0)
     epochs: float | None = Field(None, gt=0)
@@ -160,7 +207,13 @@ class Warmup(Section):
 
 
 class Decay(Section):
-    """`step`: times `factor` at each of `at` (in the unit of the length); `cosine`: down to `factor` times lr."""
+    """Fall of the learning rate.
+
+    Attributes:
+        kind: `step`: times `factor` at each of `at`; `cosine`: down to `factor` times lr.
+        at: Times of the steps, in the unit of the length.
+        factor: See `kind`.
+    """
 
     kind: Literal["step", "cosine"] = "step"
     at: list[float] = []
@@ -185,7 +238,10 @@ class Averaging(Length):
 
     They follow the schedule, and the mean of the weights at their ends is evaluated. The authors start them from the
     best checkpoint with a new optimiser; here the run goes on, with its momentum.
-    lr: from the first to the second value in each cycle, meant for `lr_batch` images a step as the optimiser's is.
+
+    Attributes:
+        cycles: Number of cycles.
+        lr: First and last learning rate of each cycle, meant for `lr_batch` images a step as the optimiser's is.
     """
 
     cycles: int = Field(gt=0)
@@ -202,9 +258,21 @@ class Averaging(Length):
 class Schedule(Length):
     """How long and how.
 
-    shorten: the whole schedule, warm-up, decay and averaging included, squeezed into so many steps; batch: images a
-    step over all processes; clip: L2 norm of the gradient, null for none; ema: decay of an averaged copy that is
-    evaluated; average: further cycles whose averaged weights are evaluated.
+    Attributes:
+        shorten: Number of steps that the whole schedule, warm-up, decay and averaging included, is squeezed into; null
+            for no change.
+        batch: Images a step over all processes.
+        optimiser: Optimiser and its learning rate.
+        warmup: Rise of the learning rate.
+        decay: Fall of the learning rate.
+        clip: Highest L2 norm of the gradient; null for none.
+        precision: Number format of the network's pass in training.
+        channels_last: Whether channels lie last in memory.
+        ema: Decay of an averaged copy that is evaluated; null for none.
+        average: Further cycles whose averaged weights are evaluated; null for none.
+        checkpoint_every: Steps between checkpoints.
+        evaluate_every: Steps between evaluations in training; null for none.
+        log_every: Steps between lines of the log.
     """
 
     shorten: int | None = Field(None, gt=0)
@@ -240,6 +308,28 @@ class Recipe(Section):
     """One trained detector on one profile's data: what the merged files say.
 
     Parts are held as they are said; `qrepro.recipe.axes.check` holds them against the axes, which needs torch.
+
+    Attributes:
+        name: Name, such as `iou_aware/grad_r50`.
+        profile: Name of the profile.
+        overrides: Changes `a.b=c` that were laid on top, sorted.
+        card: What a reader must know.
+        data: Data set.
+        image: From an image file to the network's input.
+        backbone: Network that gives the features.
+        neck: Pyramid of features.
+        prior: Boxes that the outputs are relative to.
+        head: Towers and prediction layers.
+        box_coder: How boxes are encoded.
+        quality: Estimate of a box's own localisation quality.
+        sampling: Where features are read.
+        assign: Which location is trained on each object.
+        target: What the class score is trained towards.
+        loss: Loss terms of the final stage.
+        initial: Stage whose boxes the final one refines; null for none.
+        score: Score rule, a mapping; its short name may be given.
+        postprocess: Candidate rule, NMS and cut.
+        schedule: How long it is trained, and how.
     """
 
     name: str

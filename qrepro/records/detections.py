@@ -55,18 +55,28 @@ def read_detections(
 ) -> pd.DataFrame:
     """Read detections and check them; against `ground_truth` too when given (unknown images or categories are refused).
 
-    path: a COCO result list (.json, .json.gz) of {image_id, category_id, bbox [x, y, w, h], score, optional quality
-        and class_score}, or Parquet with those columns or DETECTION_COLUMNS, or, with `ground_truth`, a folder of
-        MMDetection (`qrepro.records.readers.mmdetection`). With `ground_truth`, image_id may also be the file name of
-        an image, or what is left of it without folder or without ending too; and `category`, a name, may stand in for
-        category_id. A name must belong to one record only. Where the record of a list has a `file_name`, that says
-        which image it is of, and not image_id.
-    classes_from: 0 or 1 where category_id is the number of a class, counted from there, in the order in which the
-        ground truth lists its categories. None: it is the id of a category. Never guessed: what the ground truth does
-        not have is refused.
-    Returns a frame with DETECTION_COLUMNS; what the file does not have is NaN, and -1 for `level`.
     Warned about are scores and qualities outside [0, 1] (for AP only the order counts), and boxes that have no point in
     common with their image.
+
+    Args:
+        path: A COCO result list (.json, .json.gz) of {image_id, category_id, bbox [x, y, w, h], score, optional quality
+            and class_score}, or Parquet with those columns or DETECTION_COLUMNS, or, with `ground_truth`, a folder of
+            MMDetection (`qrepro.records.readers.mmdetection`). With `ground_truth`, image_id may also be the file name
+            of an image, or what is left of it without folder or without ending too; and `category`, a name, may stand
+            in for category_id. A name must belong to one record only. Where the record of a list has a `file_name`,
+            that says which image it is of, and not image_id.
+        ground_truth: Ground truth of the split; None for detections by themselves.
+        classes_from: 0 or 1 where category_id is the number of a class, counted from there, in the order in which the
+            ground truth lists its categories. None: it is the id of a category. Never guessed: what the ground truth
+            does not have is refused.
+
+    Returns:
+        A frame with DETECTION_COLUMNS; what the file does not have is NaN, and -1 for `level`.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        ValueError: A file of another kind, detections that are refused (see `check_detections`), or `classes_from`
+            without ground truth or, other than 0, with a folder of MMDetection.
     """
     path = Path(path)
     if classes_from is not None and ground_truth is None:
@@ -98,7 +108,14 @@ def check_detections(
 ) -> None:
     """Refuse detections that no evaluation can use, naming `source` and the first offending row.
 
-    Refused: NaN or infinite boxes and scores, negative sides and, with `ground_truth`, unknown images and categories.
+    Args:
+        detections: Frame with image_id, category_id, x1, y1, x2, y2 and score.
+        ground_truth: Ground truth that must have their images and categories; None where it is not known.
+        source: What errors name.
+
+    Raises:
+        ValueError: A missing column, NaN or infinite boxes and scores, negative sides and, with `ground_truth`, unknown
+            images and categories.
     """
     check_columns(detections, ["image_id", "category_id", *BOX, "score"], source)
     check_boxes(detections, "detections", source)

@@ -123,7 +123,16 @@ def column(
 ) -> np.ndarray:
     """One key of all records as a vector; without default the key is required. A null is a missing value.
 
-    dtype: int (int64), float (float64) or bool (int64; 0, 1, false or true).
+    Args:
+        records: Objects of a file.
+        key: Key that is read.
+        dtype: Type int (int64), float (float64) or bool (int64; 0, 1, false or true).
+        kind: What the records are, for the error.
+        path: File that the error names.
+        default: Value where the key is missing.
+
+    Raises:
+        ValueError: A value that is missing or of another type.
     """
     values = [default if (value := record.get(key)) is None else value for record in records]
     return numbers(values, dtype, kind, f"{key} must be {_ALLOWED[dtype][1]}", path)

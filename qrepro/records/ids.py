@@ -18,8 +18,10 @@ from qrepro.records.ground_truth import GroundTruth
 class Ids:
     """How one file of detections says which image and which category a detection is of.
 
-    source: the file, named in errors.   ground truths: the ground truth that knows names, None: ids only.
-    classes_from: see `qrepro.records.detections.read_detections`.
+    Attributes:
+        source: File, named in errors.
+        ground_truth: Ground truth that knows names; None: ids only.
+        classes_from: See `qrepro.records.detections.read_detections`.
     """
 
     source: Path
@@ -27,10 +29,14 @@ class Ids:
     classes_from: int | None = None
 
     def images(self, values: Sequence[Any] | np.ndarray, files: Sequence[Any] | None = None) -> np.ndarray:
-        """(N,) ids of images, of N ids or names.   files: N file names or None, which go before the values.
+        """(N,) ids of images, of N ids or names.
 
         Ultralytics writes both, and its image_id is the number in the file name, whatever the ground truth calls the
         image: of 000012.jpg it is 12.
+
+        Args:
+            values: N ids or names.
+            files: N file names or None, which go before the values.
         """
         if files is not None and any(files) and self.ground_truth is not None and _have_names(self.ground_truth):
             names = image_names(self.ground_truth)

@@ -150,9 +150,9 @@ def histograms(runs: Sequence[RunFolder]) -> Iterator[Plot]:
 
 
 def scales(runs: Sequence[RunFolder]) -> Iterator[Plot]:
-    """Boxes matched to a ground truth against its scale (PASSD fig.
+    """Boxes matched to a ground truth against its scale (PASSD fig. 2).
 
-    2), of each recipe the first seed that counted them.
+    Of each recipe the first seed that counted them.
     """
     for run in _first([run for run in runs if run.has(ASSIGNMENTS)]):
         rows = matched_rows(
@@ -173,7 +173,13 @@ def sharpness(runs: Sequence[RunFolder], sample: int = SAMPLE, seed: int = 0) ->
 def single_boxes(run: RunFolder, images: Path, number: int = 3) -> Iterator[tuple[str, Plot]]:
     """Side distributions of the best detection of the first images that have one, drawn over the image, by name.
 
-    images: folder that the file names of the ground truth are relative to.
+    Args:
+        run: Run with stored distributions.
+        images: Folder that the file names of the ground truth are relative to.
+        number: Number of images.
+
+    Raises:
+        FileNotFoundError: An image is not in the folder.
     """
     stored = run.distributions
     files = run.ground_truth.images.set_index("id")["file_name"]
@@ -193,7 +199,15 @@ def suppressed(run: RunFolder, images: Path, rule: str, number: int = 3) -> Iter
     """Candidates and detections around the best detection of the first images that have one, by name (GFLv2, fig. 7).
 
     Of the candidates those of its class that overlap its ground truth, ranked by the rule; of the detections likewise.
-    images: folder that the file names of the ground truth are relative to.
+
+    Args:
+        run: Run with stored candidates.
+        images: Folder that the file names of the ground truth are relative to.
+        rule: Name of the rule that ranks.
+        number: Number of images.
+
+    Raises:
+        FileNotFoundError: An image is not in the folder.
     """
     stored = run.candidates
     found = run.detections(rule)

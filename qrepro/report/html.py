@@ -133,8 +133,13 @@ def page(
 ) -> str:
     """A whole page.
 
-    title, lead, foot: text; links: (anchor, text) of the navigation; sections: HTML; filters: by name the values among
-    which a reader can choose what to see; those with fewer than two are left out.
+    Args:
+        title: Text of the heading.
+        lead: Text below it.
+        links: (anchor, text) of the navigation.
+        sections: HTML of each section.
+        foot: Text at the end.
+        filters: Values by name among which a reader can choose what to see; those with fewer than two are left out.
     """
     nav = "".join(f'<a href="#{escape(anchor)}">{escape(text)}</a>' for anchor, text in links)
     nav += _filters({name: values for name, values in (filters or {}).items() if len(values) > 1})
@@ -177,7 +182,14 @@ def _tagged(tags: Tags | None) -> str:
 
 
 def section(anchor: str, heading: str, parts: Sequence[str], tags: Tags | None = None) -> str:
-    """A section with an anchor. heading: text; parts: HTML."""
+    """A section with an anchor.
+
+    Args:
+        anchor: Id that links lead to.
+        heading: Text of the heading.
+        parts: HTML of each part.
+        tags: Tags of the section.
+    """
     inside = "\n".join(parts)
     return f'<section id="{escape(anchor)}"{_tagged(tags)}><h2>{escape(heading)}</h2>\n{inside}</section>\n'
 
@@ -198,7 +210,11 @@ def note(text: str) -> str:
 
 
 def cards(items: Sequence[tuple[str, str, str, str]]) -> str:
-    """A row of headline numbers: (label, number, explanation, kind), kind one of "", "plain", "warm"."""
+    """A row of headline numbers.
+
+    Args:
+        items: (label, number, explanation, kind), kind one of "", "plain", "warm".
+    """
     parts = []
     for label, number, explanation, kind in items:
         value, _, spread = number.partition(" ± ")
@@ -211,7 +227,9 @@ def cards(items: Sequence[tuple[str, str, str, str]]) -> str:
 def table(frame: pd.DataFrame, tags: Sequence[Tags] = ()) -> str:
     """A table that sorts by a click on a heading and scrolls inside its own box; numbers are aligned right.
 
-    tags: of each row, or none.
+    Args:
+        frame: Cells and headings.
+        tags: Tags of each row, or none.
     """
     shown = display(frame)
     if shown.empty:
@@ -232,7 +250,14 @@ def table(frame: pd.DataFrame, tags: Sequence[Tags] = ()) -> str:
 
 
 def figure(plot: Plot, kind: str = "svg", heading: str = "", wide: bool = False) -> str:
-    """A figure inline, "svg" for lines and "png" for clouds of points; a wide one scrolls on a narrow screen."""
+    """A figure inline.
+
+    Args:
+        plot: What is drawn.
+        kind: "svg" for lines and "png" for clouds of points.
+        heading: Text that stands for the image; empty: its caption.
+        wide: Whether it scrolls on a narrow screen.
+    """
     mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
     data = base64.b64encode(plot.render(kind, dpi=150)).decode()
     width, _ = plot.figure.get_size_inches()

@@ -76,8 +76,10 @@ DEFINITIONS = [
 def build_report(root: str | Path, out: str | Path) -> Path:
     """Write the page and return its path.
 
-    root: results folder with run folders anywhere below it, regenerated tables in `tables/` and claims in `claims/`.
-    out: an .html file, or a folder to put index.html in.
+    Args:
+        root: Results folder with run folders anywhere below it, regenerated tables in `tables/` and claims in
+            `claims/`.
+        out: An .html file, or a folder to put index.html in.
     """
     root, out = Path(root), Path(out)
     runs = find_runs(root)

@@ -27,7 +27,7 @@ def compare(
     interval: str = "centred",
     max_dets: int = 100,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of `significance.compare_rows` for AP at COCO's thresholds, and for the correlation with the true IoU.
+    """Rows of `compare_rows` for AP at COCO's thresholds, and for the correlation with the true IoU.
 
     The correlation is that over the positives of the estimate where every run of both sides has one, else of the score
     of the true class; where a side is a file, that of score and IoU_eval over the detections. The name of the metric

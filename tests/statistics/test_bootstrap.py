@@ -63,10 +63,10 @@ def world(random, images, skills, classes=1):
         hit = np.flatnonzero(random.random(len(owner)) < 1 / (1 + np.exp(-2 * x)))
         false = np.repeat(np.arange(images), random.poisson(2, images))
         score = np.concatenate([x[hit] + random.normal(0, 1, len(hit)), random.normal(-1, 1, len(false))])
-        image, truth = np.concatenate([owner[hit], false]), np.concatenate([hit, np.full(len(false), -1)])
+        image, gt = np.concatenate([owner[hit], false]), np.concatenate([hit, np.full(len(false), -1)])
         category = np.concatenate([label[hit], random.integers(0, classes, len(false))])
         order = np.lexsort((-score, category))
-        truth = truth[None, order]
+        gt = gt[None, order]
         found.append(
             Matches(
                 thresholds=(0.5,),
@@ -74,9 +74,9 @@ def world(random, images, skills, classes=1):
                 category=category[order],
                 image=image[order],
                 score=score[order],
-                truth=truth,
-                iou=1.0 * (truth >= 0),
-                ignored=np.zeros(truth.shape, bool),
+                gt=gt,
+                iou=1.0 * (gt >= 0),
+                ignored=np.zeros(gt.shape, bool),
                 gt_category=label,
                 gt_image=owner,
                 categories=classes,

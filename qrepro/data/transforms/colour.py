@@ -32,17 +32,17 @@ class Photometric:
     """Photometric distortion of SSD (arXiv 1512.02325, section 2.2), as MMDetection's PhotoMetricDistortion.
 
     Four changes in this order, each made or not by a draw of its own, then the channels permuted. The steps work on
-    float32 and only the result is clipped and rounded to uint8. Therefore contrast has one place: SSD puts it second
-    or last by a coin, which matters only where 8 bits clip in between (saturation and hue commute with a factor).
+    float32 and only the result is clipped and rounded to uint8. Therefore contrast has one place: SSD puts it second or
+    last by a coin, which matters only where 8 bits clip in between (saturation and hue commute with a factor).
 
     Attributes:
-        brightness: the most that is added to all channels, or taken away, on the scale 0..255.
-        contrast: range of the factor of all channels.
-        saturation: range of the factor of the saturation in HSV.
-        hue: the most that the hue is turned, either way, in degrees of 360. SSD's released settings say 18 too, but as
+        brightness: Most that is added to all channels, or taken away, on the scale 0..255.
+        contrast: Range of the factor of all channels.
+        saturation: Range of the factor of the saturation in HSV.
+        hue: Most that the hue is turned, either way, in degrees of 360. SSD's released settings say 18 too, but as
             steps of OpenCV's 8-bit hue, which are 36 degrees.
-        probability: of each of the four.
-        permute: probability that the channels are put in a drawn order, one of six (the old one included). SSD's
+        probability: Probability of each of the four.
+        permute: Probability that the channels are put in a drawn order, one of six (the old one included). SSD's
             released settings have 0.
     """
 
@@ -85,9 +85,16 @@ class Photometric:
 def recoloured(pixels: Tensor, saturation: float, turn: float) -> Tensor:
     """Saturation multiplied and hue turned in HSV, without clipping; the value (largest channel) stays.
 
-    pixels: (3, H, W) float, RGB on any scale; turn: degrees. Returns (3, H, W).
-    Works with the chroma (saturation times value), which needs no division by the value and is therefore right for
-    dark pixels that brightness has made negative.
+    Works with the chroma (saturation times value), which needs no division by the value and is therefore right for dark
+    pixels that brightness has made negative.
+
+    Args:
+        pixels: (3, H, W) float, RGB on any scale.
+        saturation: Factor of the saturation.
+        turn: Degrees that the hue is turned.
+
+    Returns:
+        (3, H, W).
     """
     red, green, blue = pixels.unbind(0)
     value = pixels.amax(0)
