@@ -113,6 +113,8 @@ def _finder(tables: Tables, index: RunIndex, setting: Setting) -> Callable[[Cell
         row = tables.row(cell)
         if not row.get("recipe"):
             return None
+        if not index.profiles:
+            return Measured((), row["rule"])
         runs, stale = index.of(setting.recipe(row))
         usable: list[RunFolder] = [] if stale else runs
         return Measured(tuple(run for run in usable if find_rule(run.rules, row["rule"])), row["rule"])

@@ -87,7 +87,8 @@ class _Measured:
         stale: list[str] = []
         notes: dict[str, None] = {}
         first: dict[tuple[str, str], str] = {}  # (hash, rule) -> the row that shows it
-        for row in printed[printed["recipe"] != ""].to_dict("records"):
+        trainable = printed[printed["recipe"] != ""].to_dict("records")
+        for row in trainable if index.profiles else []:  # of no runs at all none is a row's
             recipe = setting.recipe(row)
             runs, old = index.of(recipe)
             if not runs:

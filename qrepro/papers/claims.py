@@ -26,8 +26,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from qrepro.papers.sheet import read_yaml
 from qrepro.papers.tables import read_table
 
@@ -91,28 +89,30 @@ class Tables:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: dict[str, pd.DataFrame] = {}
+        self._read: dict[str, dict[str, dict[str, str]]] = {}
 
-    def rows(self, table: str) -> pd.DataFrame:
-        """A table by its row slugs."""
+    def rows(self, table: str) -> dict[str, dict[str, str]]:
+        """The cells of a table by slug of the row and by column."""
         if table not in self._read:
-            self._read[table] = read_table(self.folder / f"{table}.csv").set_index("row", drop=False)
+            lines = read_table(self.folder / f"{table}.csv").to_dict("records")
+            self._read[table] = {str(line["row"]): {str(name): text for name, text in line.items()} for line in lines}
         return self._read[table]
 
     def number(self, cell: Cell) -> float:
         """A printed number; nan where the cell is empty or a word. Raises `KeyError` where there is no such cell."""
-        frame = self.rows(cell.table)
-        if cell.row not in frame.index or cell.column not in frame:
-            what, known = ("column", list(frame)) if cell.row in frame.index else ("row", list(frame.index))
-            raise KeyError(f"{cell.table} has no {what} {getattr(cell, what)!r}; it has {', '.join(map(str, known))}")
+        rows = self.rows(cell.table)
+        cells = rows.get(cell.row)
+        if cells is None or cell.column not in cells:
+            what, known = ("row", list(rows)) if cells is None else ("column", list(cells))
+            raise KeyError(f"{cell.table} has no {what} {getattr(cell, what)!r}; it has {', '.join(known)}")
         try:
-            return float(str(frame.loc[cell.row, cell.column]))
+            return float(cells[cell.column])
         except ValueError:
             return math.nan
 
-    def row(self, cell: Cell) -> Mapping[Any, Any]:
+    def row(self, cell: Cell) -> Mapping[str, str]:
         """The whole printed row of a cell."""
-        return self.rows(cell.table).loc[cell.row].to_dict()
+        return self.rows(cell.table)[cell.row]
 
 
 def read_claims(folder: str | Path) -> list[Claim]:
@@ -205,8 +205,8 @@ def _spread(found: Comparison, tables: Tables) -> Iterator[Comparison]:
     if len(found.left) != 1 or len(found.right) != 1 or found.right[0][1] != patterns[0]:
         raise ValueError(f"{found.text!r}: a row with * must be the only term of the right side")
     pattern, left = patterns[0], found.cells[0]
-    frame = tables.rows(pattern.table)
-    others = [Cell(pattern.table, row, pattern.column) for row in frame.index if fnmatchcase(row, pattern.row)]
+    rows = tables.rows(pattern.table)
+    others = [Cell(pattern.table, row, pattern.column) for row in rows if fnmatchcase(row, pattern.row)]
     others = [cell for cell in others if cell != left and not math.isnan(tables.number(cell))]
     if not others:
         raise ValueError(f"{found.text!r}: no other row matches {pattern.row}")
