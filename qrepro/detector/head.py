@@ -104,9 +104,9 @@ class Head(nn.Module):
         scores: a `sigmoid` per class, or a `softmax` over classes and background.
         prior_probability: class score at the start of training (RetinaNet, arXiv 1708.02002, section 3.3); under a
             softmax all are equal.
-        tower_std: standard deviation of the towers' first weights.
+        tower_std: initialisation std of the towers' weights.
         kernel: of the prediction layers.
-        init: of the first weights of the prediction layers, N(0, 0.01) or Xavier's.
+        init: initialisation of the prediction layers, N(0, 0.01) or Xavier's.
         last_norm: whether `box_last` has the norm of the other convolutions (RepPoints: no).
 
     Raises:

@@ -18,7 +18,7 @@ class Tower(nn.Sequential):
         convs: Number of convolutions.
         groups: Groups of the norm behind each convolution; None for no norm.
         bias: Whether the convolutions have a bias.
-        std: Standard deviation of their first weights.
+        std: Initialisation std of their weights.
         deformable: Kind of the last convolution.
         residual: Whether each is a block of two convolutions instead, added to what it gets before the last ReLU (arXiv
             1512.03385, figure 2).

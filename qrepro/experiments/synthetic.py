@@ -1,4 +1,4 @@
-"""A made-up detection set of a wanted size, for benchmarks and tests: no images, only boxes and scores.
+"""A synthetic detection set of a wanted size, for benchmarks and tests: no images, only boxes and scores.
 
 Objects and detections look enough like COCO's for matching and NMS to have real work: several objects an image,
 detections in clusters around them, scores that follow IoU loosely, and background.

@@ -53,7 +53,7 @@ def read_external(path: Path) -> ExternalCheckpoint:
         raise ValueError(f"checkpoint {path}: no such file")
     try:
         content = _safetensors(path) if path.suffix == ".safetensors" else _unpickled(path)
-        return _foreign(content, path.stat().st_size)
+        return _external(content, path.stat().st_size)
     except _Refused as error:
         raise ValueError(f"checkpoint {path}: {error}") from error
     except Exception as error:  # torch and pickle raise a dozen kinds for files that are not theirs
@@ -97,7 +97,7 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_MODULE)
 
 
-def _foreign(content: Any, size: int) -> ExternalCheckpoint:
+def _external(content: Any, size: int) -> ExternalCheckpoint:
     """Tensors and meta data of a file of `size` bytes."""
     if not isinstance(content, dict):
         raise _Refused(f"holds no state dict but a {_type(content)}")

@@ -186,9 +186,11 @@ def reliability_rows(
     for metric, sample in zip(metrics, _samples(ground_truth, detections, metrics, max_dets), strict=True):
         options = _options(metric, max_dets)
         if metric.pooling == "class":
-            floors = _floors(metric, ground_truth).tolist()
+            score_thresholds = _score_thresholds(metric, ground_truth).tolist()
             for k, row in _bins(metric, sample, sample.category):
-                rows.append({"metric": metric.name, "class": names[k], **row, **options, "score_thr": floors[k]})
+                rows.append(
+                    {"metric": metric.name, "class": names[k], **row, **options, "score_thr": score_thresholds[k]}
+                )
         for _, row in _bins(metric, sample, np.zeros_like(sample.category)):
             rows.append({"metric": metric.name, "class": "all", **row, **options})
     return rows
@@ -217,7 +219,7 @@ def _samples(
     """The sample of every metric, from one matching."""
     if not metrics:
         raise ValueError("at least one metric is needed")
-    floors = [_floors(metric, ground_truth) for metric in metrics]
+    score_thresholds = [_score_thresholds(metric, ground_truth) for metric in metrics]
     if "score" in detections:
         _check_confidence(detections["score"].to_numpy())
     taus = sorted({metric.tau for metric in metrics})
@@ -227,7 +229,7 @@ def _samples(
     )
     with_gt = np.bincount(matches.gt_category, minlength=matches.categories) > 0
     samples = []
-    for metric, score_thr in zip(metrics, floors, strict=True):
+    for metric, score_thr in zip(metrics, score_thresholds, strict=True):
         hit, iou, counted = _verdicts(matches, taus.index(metric.tau), best if metric.matching == "any" else None)
         kept = counted & (matches.score >= score_thr[matches.category])
         if metric.pooling == "class":
@@ -259,7 +261,7 @@ def _verdicts(
     return hit, best, hit | ~matches.ignored[t]
 
 
-def _floors(metric: Metric, ground_truth: GroundTruth) -> NDArray[np.float64]:
+def _score_thresholds(metric: Metric, ground_truth: GroundTruth) -> NDArray[np.float64]:
     """(K,) score_thr of every category."""
     ids = ground_truth.categories["id"].tolist()
     if not isinstance(metric.score_thr, Mapping):

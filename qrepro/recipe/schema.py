@@ -93,7 +93,7 @@ class ImageConfig(Section):
         eval: Transforms of evaluation, in order.
         tta: Views of evaluation, in place of the size that `eval` gives; null for none.
         mean: Mean of each channel, RGB on the scale 0..255.
-        std: Deviation of each channel, on the same scale.
+        std: Standard deviation of each channel, on the same scale.
         pad: Number of pixels that sides are padded to a multiple of.
         group_aspect: Whether a training batch holds only images wider than high, or only others.
     """

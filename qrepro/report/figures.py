@@ -85,13 +85,13 @@ def score_clouds(runs: Sequence[RunFolder], sample: int = SAMPLE, seed: int = 0)
         best = [row["estimate_rule"], row["oracle_rule"]] if row["estimate"] else [BASELINE]
         wanted += [(run, rule) for rule in best if rule in run.rules]
     for some in _blocks(wanted):
-        panels, floor = {}, math.inf
+        panels, lowest = {}, math.inf
         for run, rule in some:
             found = run.detections(rule)
             panels[f"{run.recipe}: {rule}"] = (iou_eval(run.ground_truth, found), found["score"])
-            floor = min(floor, found["score"].min())
+            lowest = min(lowest, found["score"].min())
         split = some[0][0].metrics["split"]
-        about = f"Detections after NMS, split {split}, first seed, rule in the title, lowest score {floor:.2g}."
+        about = f"Detections after NMS, split {split}, first seed, rule in the title, lowest score {lowest:.2g}."
         yield score_vs_iou(panels, sample, seed, about)
 
 

@@ -266,7 +266,7 @@ def figure(plot: Plot, kind: str = "svg", heading: str = "", wide: bool = False)
     return f'<figure><div class="pan">{image}</div><figcaption>{escape(plot.caption)}</figcaption></figure>'
 
 
-def side_by_side(parts: Sequence[str]) -> str:
+def beside(parts: Sequence[str]) -> str:
     """Parts next to each other where there is room."""
     return f'<div class="pair">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 

@@ -57,7 +57,7 @@ DEFINITIONS = [
     ("PCC (r)", "Pearson correlation of u, or of a score of the true class, and the IoU of the decoded box with its "
      "assigned ground truth, over the positive locations of the training assigner on the evaluation images. ρ is "
      "Spearman's rank correlation."),
-    ("Bias, slope", "Bias: mean u minus mean IoU, positive for a detector that believes too much. Slope: of the "
+    ("Bias, slope", "Bias: mean u minus mean IoU, positive for an overconfident detector. Slope: of the "
      "least-squares line of IoU over u, 1 when calibrated."),
     ("Concordance", "Lin's coefficient 2 cov(u, IoU) / (var u + var IoU + (mean u - mean IoU)²): 1 only where u is the "
      "IoU itself. Brackets: intervals of 95 %, clustered by image."),
@@ -218,7 +218,7 @@ def _figures(runs: Sequence[RunFolder]) -> list[str]:
         parts += [html.subheading("And before NMS?"), *before]
     swept = [html.figure(plot, heading=f"AP against alpha of {recipe}") for recipe, plot in sweeps(runs).items()]
     parts += [html.subheading("What is the estimate worth, and a perfect one?")]
-    parts.append(html.side_by_side([*swept, html.figure(thresholds(runs), heading="AP at each IoU threshold")]))
+    parts.append(html.beside([*swept, html.figure(thresholds(runs), heading="AP at each IoU threshold")]))
     clouds = [html.figure(plot, "png", "Estimate against true IoU", wide=True) for plot in estimate_clouds(runs)]
     if clouds:
         known = [run for run in runs if run.has(POSITIVES)]
@@ -228,7 +228,7 @@ def _figures(runs: Sequence[RunFolder]) -> list[str]:
     drawn = [html.figure(plot, heading="Labels and targets of the positives") for plot in histograms(runs)]
     drawn += [html.figure(plot, heading="Positives against the scale of the ground truth") for plot in scales(runs)]
     if drawn:
-        parts += [html.subheading("What is it taught?"), html.side_by_side(drawn)]
+        parts += [html.subheading("What is it taught?"), html.beside(drawn)]
     return [*parts, *_errors(runs)]
 
 
