@@ -303,8 +303,9 @@ NETWORKS = {
 }
 
 
-# Of these the ONNX export alone takes one to two minutes; vfnet/vfnet has deformable layers too.
-LONG = ("passd/passd320", "vfnet/r50_dcn_480_2x", "vfnet/reppoints_vfl")
+# The ONNX export alone takes one to two minutes of three of them, and the others have nothing that gflv2/gflv2, with
+# its distributions and estimate, and vfnet/vfnet, with its deformable layers, have not.
+LONG = ("gfl/gfl", "gfl/atss_centerness", "passd/passd320", "vfnet/r50_dcn_480_2x", "vfnet/reppoints_vfl")
 
 
 @pytest.mark.parametrize(
