@@ -191,6 +191,8 @@ class Rule:
             values[""] = float(match["value"])
         for part in match["options"].split(",")[1:]:
             key, _, text = part.partition("=")
+            if key in values:
+                raise ValueError(f"score rule {name!r}: {key} is given twice")
             values[key] = _number(text)
         oracle = None
         if match["oracle"]:
@@ -284,7 +286,10 @@ def _fusion(kind: str, values: Mapping[str, Any]) -> Fusion:
     given = dict(values)
     if "" in given:
         if len(known) != 1:
-            raise ValueError(f"{kind} takes {len(known)} values, {', '.join(known) or 'none'}, got one")
+            takes = f"{len(known)} values by name: {', '.join(known)}" if known else "no value"
+            raise ValueError(f"{kind} takes {takes}; got one without a name")
+        if known[0] in given:
+            raise ValueError(f"{known[0]} is given twice")
         given[known[0]] = given.pop("")
     needed = [f.name for f in fields(member) if f.default is MISSING and f.default_factory is MISSING]
     if wrong := sorted(set(given) - set(known)):

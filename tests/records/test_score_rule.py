@@ -54,7 +54,7 @@ def test_what_an_oracle_name_leaves_out_is_as_its_paper_has_it():
 
 @pytest.mark.parametrize("name", [
     "", "power", "power-", "power-1.1", "power--0.1", "power-x", "power-nan", "class-0.5", "product-0.5",
-    "oracle-class", "oracle", "Class", "oracle-oracle-product",
+    "oracle-class", "oracle", "Class", "oracle-oracle-product", "power-0.5,alpha=0.3", "power,alpha=0.3,alpha=0.5",
 ])  # fmt: skip
 def test_names_that_are_no_rule_are_refused(name):
     with pytest.raises(ValueError, match=r"score rule|no quality to replace|alpha") as error:
