@@ -9,6 +9,7 @@ from qrepro.metrics.matching import COCO_THRESHOLDS
 from qrepro.plots import ap_by_threshold
 
 OUT = Path("results/analysis/ap_at_thresholds.csv")
+FIGURE = OUT.with_name("ap_at_thresholds_figure")
 
 
 def study(sources: qrepro.Sources) -> list[dict]:
@@ -27,7 +28,7 @@ def main(*paths: str) -> None:
     for label, values in lines.items():
         print(label, *(f"{name} {value:.1f}" for name, value in zip(names, values, strict=True)), sep="  ")
     print(*qrepro.write_rows(rows, OUT, title="AP at every IoU threshold"), sep="\n")
-    print(*ap_by_threshold(COCO_THRESHOLDS, lines).save(OUT.with_suffix("")), sep="\n")
+    print(*ap_by_threshold(COCO_THRESHOLDS, lines).save(FIGURE), sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from qrepro.plots import difference_interval
 from qrepro.statistics.comparison import compared_side
 
 OUT = Path("results/analysis/detector_comparison.csv")
+FIGURE = OUT.with_name("detector_comparison_figure")
 DRAWS = 1000
 
 
@@ -29,7 +30,7 @@ def main(a: str, b: str, annotations: str | None = None) -> None:
         print(f"{row['metric']}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
     print(*qrepro.write_rows([*precision, *correlation], OUT, title="b - a"), sep="\n")
     figure = difference_interval(precision, xlabel="difference of AP (points)", about="b - a, intervals of 95 %.")
-    print(*figure.save(OUT.with_suffix("")), sep="\n")
+    print(*figure.save(FIGURE), sep="\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from qrepro.cli.study import run_study
 from qrepro.plots import estimate_vs_iou
 
 OUT = Path("results/analysis/iou_correlation.csv")
+FIGURE = OUT.with_name("iou_correlation_figure")
 
 
 def study(sources: qrepro.Sources) -> list[dict]:
@@ -35,7 +36,7 @@ def main(*paths: str) -> None:
         band = f"IoU {row['iou_min']:g} to {row['iou_max']:g}"
         print(f"{row['run']}: {row['estimate']}, {band}, n = {row['n']:,}: PCC {row['pearson']:.3f}")
     print(*qrepro.write_rows(rows, OUT, title="Correlation of predicted and true IoU"), sep="\n")
-    print(*figure(sources).save(OUT.with_suffix("")), sep="\n")
+    print(*figure(sources).save(FIGURE), sep="\n")
 
 
 if __name__ == "__main__":

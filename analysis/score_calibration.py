@@ -8,6 +8,7 @@ from qrepro.metrics.calibration import LAECE0, calibration_rows, reliability_row
 from qrepro.plots import reliability
 
 OUT = Path("results/analysis/score_calibration.csv")
+FIGURE = OUT.with_name("score_calibration_figure")
 
 
 def main(*paths: str) -> None:
@@ -22,7 +23,7 @@ def main(*paths: str) -> None:
         print(name, *(f"{row['metric']} {row['value']:.3f}" for row in measured), sep="  ")
     print(*qrepro.write_rows(rows, OUT, title="Calibration"), sep="\n")
     drawn = dict(list(panels.items())[:6])
-    print(*reliability(drawn, "score", "observed mean IoU", f"{LAECE0.name}.").save(OUT.with_suffix("")), sep="\n")
+    print(*reliability(drawn, "score", "observed mean IoU", f"{LAECE0.name}.").save(FIGURE), sep="\n")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,10 @@ def test_a_study_of_result_files_writes_its_rows(files, tmp_path, study):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "analysis" / f"{study.stem}.csv").stat().st_size > 0
     assert str(Path("results") / "analysis" / f"{study.stem}.csv") in done.stdout
+    rows, table = (tmp_path / "results" / "analysis" / f"{study.stem}.{ending}" for ending in ("csv", "md"))
+    if study.stem != "confidence_vs_iou":  # which has a figure alone
+        shown = [line for line in table.read_text().splitlines() if line.startswith("| ")]
+        assert len(rows.read_text().splitlines()) == len(shown) - 1  # the line under the head
 
 
 def called(monkeypatch, study, *words):

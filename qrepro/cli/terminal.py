@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,17 +45,22 @@ class Terminal:
         from qrepro.records.rows import readable
 
         varying, same = readable(rows, digits)
-        table = Table(title=title or None, title_justify="left", header_style="bold")
-        for name in varying[0]:
-            values = [row.get(name) for row in varying]
-            numeric = all(isinstance(value, int | float) or str(value).endswith("]") for value in values)
-            table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric or not console.is_terminal)
-        for row in varying:
-            table.add_row(*(_number(row.get(name), digits) for name in varying[0]))
-        if console.is_terminal:
-            console.print(table)
-        else:
-            Console(width=1000).print(table)  # a log file has no edge to wrap at
+        columns = {name: [_number(row.get(name), digits) for row in varying] for name in varying[0]}
+        numeric = {
+            name
+            for name in columns
+            if all(isinstance(row.get(name), int | float) or str(row.get(name)).endswith("]") for row in varying)
+        }
+        # a log file has no edge to wrap at
+        parts = _in_width(columns, numeric, console.width) if console.is_terminal else [list(columns)]
+        for number, part in enumerate(parts):
+            table = Table(title=title if title and not number else None, title_justify="left", header_style="bold")
+            for name in part:
+                fixed = name in numeric or not console.is_terminal
+                table.add_column(name, justify="right" if name in numeric else "left", no_wrap=fixed, overflow="fold")
+            for cells in zip(*(columns[name] for name in part), strict=True):
+                table.add_row(*cells)
+            (console if console.is_terminal else Console(width=1000)).print(table)
         if same:
             console.print(f"all rows: {same}", highlight=False, soft_wrap=True)
 
@@ -124,6 +129,27 @@ def ap_table(rules: Mapping[str, Mapping[str, float]], title: str) -> None:
     columns = [name for name in AP_COLUMNS if any(name in metrics for metrics in rules.values())]
     rows = [{"rule": rule, **{c: metrics.get(c, math.nan) for c in columns}} for rule, metrics in rules.items()]
     terminal.table(rows, title)
+
+
+def _in_width(columns: Mapping[str, Sequence[str]], numeric: Set[str], width: int) -> list[list[str]]:
+    """Columns of tables that fit a width, one below the other.
+
+    What tells a row from the others stands in each of them, its words in at most half of the width.
+    """
+    wide = {name: max(map(len, [name, *cells])) + 3 for name, cells in columns.items()}
+    if sum(wide.values()) < width:
+        return [list(columns)]
+    keys = [name for name in columns if name not in numeric]
+    for name in (name for name in columns if name in numeric):
+        if len(set(zip(*(columns[key] for key in keys), strict=True))) < len(columns[name]):
+            keys.append(name)
+    room = width - 1 - min(sum(wide[name] for name in keys), width // 2)
+    parts: list[list[str]] = [[]]
+    for name in (name for name in columns if name not in keys):
+        if parts[-1] and sum(wide[other] for other in parts[-1]) + wide[name] > room:
+            parts.append([])
+        parts[-1].append(name)
+    return [[name for name in columns if name in keys or name in part] for part in parts]
 
 
 def _number(value: Any, digits: int) -> str:

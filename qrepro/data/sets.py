@@ -14,7 +14,9 @@ Format = Literal["coco", "voc"]
 # Images with objects in the training sets that the papers use: COCO train2017; VOC 2007 and 2012 trainval.
 TRAINING_IMAGES = {"coco": 117_266, "voc": 16_551}
 
-HOW_TO_GET = "download it (`qrepro data download NAME DIR`) or say where it lies (`--data DIR`)"
+HOW_TO_GET = (
+    "get it (`qrepro data download NAME DIR`, `qrepro data make shapes DIR`) or say where it lies (`--data DIR`)"
+)
 
 
 def read_split(

@@ -82,6 +82,7 @@ def rules_for(
 ) -> list[Rule]:
     """See `requested_rules`.   estimates: whether there is a quality estimate; own: the recipe's rule."""
     powers = [Rule(Power(alpha)) for alpha in alphas]
+    named = [named] if isinstance(named, str | Rule) else named
     rules = [Rule.parse(rule) if isinstance(rule, str) else rule for rule in named]
     if not rules:
         rules = [Rule(), own, *([Rule(Product())] if estimates else [])]
@@ -138,7 +139,8 @@ def evaluate(
     requested = requested_rules(recipe, rules, alphas=alphas, oracle=oracle)
     if submission and recipe.rule not in requested:
         raise ValueError(f"--export: the recipe's own rule {recipe.rule.name} is not among those asked for")
-    weights = checkpoint or experiment.run.last
+    weights = Path(checkpoint or experiment.run.last)
+    _same_training(experiment, checkpoint)
     if not weights.is_file():
         raise ValueError(
             f"checkpoint {weights}: no such file; train it with `qrepro train {recipe.name} --profile {recipe.profile}`"
@@ -200,6 +202,16 @@ def write_evaluation(
     metrics = {"recipe": recipe.name, "profile": recipe.profile, **about, **summary}
     write_text(folder / METRICS, json.dumps(metrics, indent=1))
     return Evaluation(folder, metrics)
+
+
+def _same_training(experiment: Experiment, checkpoint: Path | None) -> None:
+    """Refuse the run of a recipe that has had other values since, unless other weights are named."""
+    run, recipe = experiment.run, experiment.recipe
+    if checkpoint is None and run.has_card and run.hash and run.hash != recipe.hash:
+        raise ValueError(
+            f"{run.path}: was trained with other values of {recipe.name} (hash {run.hash}, now {recipe.hash}); "
+            f"evaluate what was trained with `qrepro eval {run.path}`, or train again"
+        )
 
 
 def _same_source(metrics: Path, source: dict[str, Any]) -> bool:

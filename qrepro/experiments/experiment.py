@@ -60,11 +60,16 @@ def open_experiment(
     """
     from qrepro.recipe.axes import checked, resolve
 
-    run = RunFolder(Path(name))
+    run, results = RunFolder(Path(name)), Path(results)
     if run.has_card:
         recipe = checked(run.card["values"], str(run.path))
         return Experiment(recipe, run, data_folder(recipe.data.name, data), run.seed)
-    recipe = resolve(name, profile, all_overrides(overrides, steps))
+    try:
+        recipe = resolve(str(name), profile, all_overrides(overrides, steps))
+    except ValueError:
+        if run.path.is_dir() and len(run.path.parts) > 2:  # no name of a recipe, which has two at most
+            raise ValueError(f"{name}: a folder, and no run (it has no run.json)") from None
+        raise
     return Experiment(recipe, RunFolder(run_path(results, recipe, seed)), data_folder(recipe.data.name, data), seed)
 
 
@@ -83,7 +88,7 @@ def run_path(results: Path, recipe: Recipe, seed: int) -> Path:
 
 def data_folder(name: str, given: Path | None = None) -> Path:
     """Where a data set lies: where it is said to, else in $QREPRO_DATA/NAME or data/NAME."""
-    return given or Path(os.environ.get("QREPRO_DATA", "data")) / name
+    return Path(given) if given else Path(os.environ.get("QREPRO_DATA", "data")) / name
 
 
 def loader_processes(recipe: Recipe, workers: int | None) -> int:

@@ -57,6 +57,7 @@ def rescore(
     stored = StoredCandidates.read(run.evaluation / CANDIDATES)
     requested = rules_for(stored.has_estimate, experiment.recipe.rule, rules, alphas, oracle)
     changes = dict(postprocess or {})
+    out = Path(out) if out else None
     recipe = checked(merge(experiment.recipe.values(), {"postprocess": changes}), "rescore")
     process = build_postprocess(recipe)
     settings = ",".join(f"{name}={value}" for name, value in changes.items()) or "as-evaluated"

@@ -65,7 +65,7 @@ class RunIndex:
     """The evaluated runs of a results folder, found by what they trained and not by where they lie."""
 
     def __init__(self, root: Path) -> None:
-        runs = [run for run in find_runs(root) if run.evaluated] if root.is_dir() else []
+        runs = [run for run in find_runs(root) if run.evaluated] if Path(root).is_dir() else []
         self.by_hash: dict[tuple[str, str], list[RunFolder]] = {}
         self.by_name: dict[tuple[str, str, tuple[str, ...]], list[RunFolder]] = {}
         self.profiles = {run.profile for run in runs}

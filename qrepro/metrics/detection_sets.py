@@ -59,7 +59,7 @@ class Sources:
     @classmethod
     def of(cls, arguments: Sequence[str | Path], results: Path = Path("results")) -> Sources:
         """What a script is called with: nothing (all runs of the results), runs, or `DETECTIONS ANNOTATIONS`."""
-        paths = [Path(argument) for argument in arguments]
+        paths = [Path(word) for word in ([arguments] if isinstance(arguments, str | Path) else arguments)]
         if not paths or not (paths[0].is_file() or is_folder_of_predictions(paths[0])):
             return cls(paths, results)
         if len(paths) != 2:
@@ -67,12 +67,14 @@ class Sources:
         return cls(paths[:1], results, paths[1])
 
     def __post_init__(self) -> None:
+        given = [self.paths] if isinstance(self.paths, str | Path) else self.paths
+        object.__setattr__(self, "paths", [Path(path) for path in given])
         for path in self.paths:
             if not path.exists():
                 raise FileNotFoundError(f"{path}: no such file or folder")
         files = self.files
         if files and self.annotations is None:
-            raise ValueError(f"{files[0]}: a result file needs its ground truth: --annotations FILE or VOC folder")
+            raise ValueError(f"{files[0]}: a result file needs its ground truth, as --annotations of a command")
         if self.annotations is not None and not files:
             what = f"got {', '.join(map(str, self.paths))}" if self.paths else "none is named"
             raise ValueError(f"--annotations: belongs to result files, {what}")

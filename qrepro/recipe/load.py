@@ -64,7 +64,7 @@ def read_recipe(name: str, profile: str = "coco", overrides: Iterable[str] = ())
     adapted = values.pop("profiles", {})
     values = merge(values, _read(_profile_file(profile), ()))
     values = merge(values, adapted.get(Path(profile).stem, {}))
-    overrides = list(overrides)
+    overrides = _last_of_each([overrides] if isinstance(overrides, str) else overrides)
     for text in overrides:
         values = merge(values, _override(text))
     inside = path.is_relative_to(recipe_root())
@@ -75,6 +75,16 @@ def read_recipe(name: str, profile: str = "coco", overrides: Iterable[str] = ())
     }
     source = f"recipe {name} (profile {profile}{''.join(f', {o}' for o in overrides)})"
     return validated({**values, **identity}, source)
+
+
+def _last_of_each(overrides: Iterable[str]) -> list[str]:
+    """Overrides without those of a key that a later one sets again: neither a name nor a folder says that they were."""
+    last: dict[str, str] = {}
+    for text in overrides:
+        key = text.partition("=")[0].strip()
+        last.pop(key, None)
+        last[key] = text
+    return list(last.values())
 
 
 def validated(values: Mapping[str, Any], source: str) -> Recipe:

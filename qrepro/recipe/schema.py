@@ -384,14 +384,29 @@ class Recipe(Section):
     def hash(self) -> str:
         """Digest of what the recipe says of its training.
 
-        It is the same for two recipes that differ in name, ranking, performance or logging only. What is not said, or
-        said to be null, is not in it: a new option of a part, whose default keeps today's behaviour, changes no hash.
+        It is the same for two recipes that differ in name, ranking, performance or logging only. What is not said is
+        not in it: a new option of a part, whose default keeps today's behaviour, changes no hash. Nor is a null that
+        is the default of the schema; the default of a part's option is not known here, so that its null is said.
         """
-        said = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+        said = _without_default_nulls(self.model_dump(mode="json", by_alias=True, exclude_unset=True), self)
         for section, keys in [*PERFORMANCE.items(), *OPERATION.items()]:
             for key in keys:
                 said[section].pop(key, None)
         return digest({key: value for key, value in said.items() if key not in RANKING})
+
+
+def _without_default_nulls(said: dict[str, Any], model: BaseModel) -> dict[str, Any]:
+    """What a model says, without the nulls that its schema has as defaults."""
+    kept = dict(said)
+    for name, field in type(model).model_fields.items():
+        key, value = field.alias or name, getattr(model, name)
+        if key not in kept:
+            continue
+        if kept[key] is None and field.default is None:
+            del kept[key]
+        elif isinstance(value, BaseModel):
+            kept[key] = _without_default_nulls(kept[key], value)
+    return kept
 
 
 def digest(values: Mapping[str, Any]) -> str:

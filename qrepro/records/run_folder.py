@@ -65,6 +65,9 @@ class RunFolder:
     path: Path
     split: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
     def on(self, split: str | None) -> RunFolder:
         """The same run, evaluated on a split; None and the profile's own split are the run's main evaluation."""
         own = self.card.get("values", {}).get("data", {}).get("eval") if self.has_card else None
@@ -244,10 +247,11 @@ class RunFolder:
     def detections(self, rule: str) -> pd.DataFrame:
         """Detections ranked by one score rule, checked against the ground truth of the run."""
         files = self._detection_files
-        if rule not in files:
+        name = rule if rule in files else find_rule(files, rule)
+        if name is None:
             stored = ", ".join(files) or "none"
             raise FileNotFoundError(f"{self.evaluation}: no detections of rule {rule!r}; stored: {stored}")
-        return read_detections(files[rule], self.ground_truth)
+        return read_detections(files[name], self.ground_truth)
 
     def clear(self) -> None:
         """Remove what an earlier training and its evaluation left."""
@@ -281,12 +285,8 @@ def write_ranked(frame: pd.DataFrame, evaluation: Path, rule: Rule) -> Path:
 
 
 def _rule_of(path: Path) -> str:
-    """Name of the rule that a file of detections carries; of a file without one, its stem."""
-    try:
-        carried = (pq.read_schema(path).metadata or {}).get(_RULE)
-    except (OSError, pa.ArrowInvalid):
-        carried = None  # whoever reads the detections says what is wrong with the file
-    return Rule.of(json.loads(carried)).name if carried else path.stem
+    """Name of the rule of a file of detections: the inverse of `Rule.file_stem`, for which no class is imported."""
+    return path.stem.replace("~", ":")
 
 
 def read_log(path: str | Path) -> pd.DataFrame:

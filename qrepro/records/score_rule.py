@@ -78,8 +78,8 @@ class Power:
     alpha: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha {self.alpha:g}: must lie in [0, 1]")
+        if not isinstance(self.alpha, int | float) or not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha {_text(self.alpha)}: must be a number in [0, 1]")
 
     @property
     def uses_quality(self) -> bool:
@@ -143,7 +143,8 @@ class Oracle:
 _OTHERS = ("keep", "zero")
 _NAME = re.compile(
     rf"(?:(?P<oracle>oracle)(?:-(?P<what>{'|'.join(ORACLES)}))?(?:@(?P<where>nearest|positives))?(?P<zero>\+zero)?-)?"
-    r"(?P<kind>[A-Za-z_][\w.]*(?::\w+)?)(?:-(?P<value>\d*\.?\d+(?:e-?\d+)?))?(?P<options>(?:,\w+=[^,=]+)*)"
+    r"(?P<kind>[A-Za-z_][\w.]*(?::\w+)?)(?:-(?P<value>\d*\.?\d+(?:e-?\d+)?))?(?P<options>(?:,\w+=[^,=]+)*)",
+    re.ASCII,
 )
 
 
@@ -166,6 +167,8 @@ class Rule:
     def __post_init__(self) -> None:
         if not isinstance(self.fusion, Fusion):
             raise ValueError(f"score rule: {self.fusion!r} is no fusion; Rule.parse reads a name")
+        if self.oracle is not None and not isinstance(self.oracle, Oracle):
+            raise ValueError(f"score rule: {self.oracle!r} is no oracle, such as Oracle('iou')")
         if isinstance(self.fusion, ClassScore) and self.oracle and self.oracle.replaces_quality:
             raise ValueError("the class score alone has no quality to replace")
 
@@ -188,7 +191,7 @@ class Rule:
             )
         values: dict[str, Any] = {}
         if match["value"]:
-            values[""] = float(match["value"])
+            values[""] = _number(match["value"])
         for part in match["options"].split(",")[1:]:
             key, _, text = part.partition("=")
             if key in values:
@@ -212,6 +215,8 @@ class Rule:
         kind, oracle = options.pop("kind", None), options.pop("oracle", None)
         if not isinstance(kind, str):
             raise ValueError(f"score: needs a kind, one of {', '.join(FUSIONS)} or module:Class")
+        if oracle and not (isinstance(oracle, Mapping) and set(oracle) <= {"what", "where", "others"}):
+            raise ValueError(f"score.oracle: needs a mapping of what, where and others, got {oracle!r}")
         return cls(_fusion(kind, options), Oracle(**oracle) if oracle else None)
 
     @property
@@ -268,8 +273,11 @@ class Rule:
 
 def find_rule(names: Iterable[str], rule: Rule | str) -> str | None:
     """The name among several that means a rule, however it is spelt; None where there is none."""
-    wanted = Rule.parse(rule) if isinstance(rule, str) else rule
-    return next((name for name in names if Rule.parse(name) == wanted), None)
+    known, wanted = list(names), Rule.parse(rule) if isinstance(rule, str) else rule
+    if wanted.name in known:
+        return wanted.name
+    # classes of others may not be importable here, and their names are always written by us
+    return next((name for name in known if ":" not in name and Rule.parse(name) == wanted), None)
 
 
 def fused_scores(boxes: Mapping[str, Any] | pd.DataFrame, rule: str) -> np.ndarray:
@@ -295,11 +303,40 @@ def _fusion(kind: str, values: Mapping[str, Any]) -> Fusion:
     if wrong := sorted(set(given) - set(known)):
         raise ValueError(f"{kind}: {wrong[0]!r} is unknown, allowed: {', '.join(known) or 'nothing'}")
     if missing := [name for name in needed if name not in given]:
-        raise ValueError(f"{kind} needs {', '.join(missing)}, such as {kind}-0.5")
+        example = f"{kind}-0.5" if len(known) == 1 else f"{kind},{missing[0]}=0.5"
+        raise ValueError(f"{kind} needs {', '.join(missing)}, such as {example}")
     fusion = member(**given)
     if not isinstance(fusion, Fusion):
         raise ValueError(f"{kind} has no `uses_quality` or cannot be called with log p and log u")
+    if kind not in FUSIONS:
+        _probe(kind, fusion)
     return fusion
+
+
+def _probe(kind: str, fusion: Fusion) -> None:
+    """Refuse what is no fusion by its values at a few points: see `Fusion`.
+
+    Raises:
+        ValueError: a value that a name cannot carry, a call that fails on arrays, or scores of another shape, that are
+            no probability, or that fall where p or u rises.
+    """
+    import numpy as np
+
+    for field in fields(fusion):
+        if not re.fullmatch(r"[^,=]+", _text(value := getattr(fusion, field.name))) or isinstance(value, list | tuple):
+            raise ValueError(f"{kind}: {field.name} is {value!r}; a rule's name can carry numbers and words")
+    steps = np.log(np.array([0.02, 0.3, 0.7, 0.98]))
+    try:
+        own = np.asarray(fusion(steps[None, :], steps[:, None]), np.float64)
+    except Exception as error:
+        raise ValueError(f"{kind}: cannot be called with arrays log p (1, 4) and log u (4, 1): {error}") from None
+    if own.shape not in ((4, 4), (1, 4), (4, 1)):
+        raise ValueError(f"{kind}: of arrays log p (1, 4) and log u (4, 1) it makes one of shape {own.shape}")
+    scores = np.broadcast_to(own, (4, 4))
+    if np.isnan(scores).any() or scores.max() > 0:
+        raise ValueError(f"{kind}: scores must lie in [0, 1], their logarithms at or below 0")
+    if (np.diff(scores, axis=0) < 0).any() or (np.diff(scores, axis=1) < 0).any():
+        raise ValueError(f"{kind}: the score must not fall when p or u rises")
 
 
 def _text(value: Any) -> str:
@@ -309,7 +346,9 @@ def _text(value: Any) -> str:
 
 def _number(text: str) -> Any:
     """A value of a rule's name: a number where it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

@@ -192,6 +192,19 @@ def test_a_training_in_another_precision_is_the_same_training(capsys, tmp_path, 
     assert frame.set_index("row").loc["alpha-0.4", ["AP_measured", "stale"]].tolist() == ["41.28", ""]
 
 
+def test_a_recipe_that_has_changed_since_the_training_is_not_evaluated_for_it(capsys, tmp_path, data):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: iou_aware/grad_r50\n")
+    common = [mine, "-p", "shapes", "--data", data, "--results", tmp_path / "results", "--device", "cpu", *SETTINGS]
+    assert run(capsys, "train", *common)[0] == 0
+    mine.write_text("extends: iou_aware/grad_r50\nloss: {quality: {weight: 7.0}}\n")
+    code, _, err = run(capsys, "eval", *common)
+    assert code == 2 and err.count("\n") == 1 and "was trained with other values of custom/mine" in err
+    assert list(tmp_path.rglob("metrics.json")) == []
+    mine.write_text("extends: iou_aware/grad_r50\nscore: {kind: product}\n")  # another ranking is the same training
+    assert run(capsys, "eval", *common)[0] == 0
+
+
 def test_printed_values_of_test_dev_are_said_to_be(capsys, tmp_path):
     assert run(capsys, "tables", "gfl/table4", "--results", tmp_path)[0] == 0
     assert "printed values are of test-dev" in (tmp_path / "tables" / "gfl" / "table4.md").read_text()

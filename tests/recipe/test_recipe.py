@@ -125,6 +125,21 @@ def test_a_new_option_with_a_default_keeps_the_hash(monkeypatch):
     assert network_hash(resolve("iou_aware/grad_r50", overrides=["quality.later=true"])) != network_hash(before)
 
 
+def test_a_null_that_a_part_is_told_is_not_its_default():
+    """FCOS without centre sampling (radius null) is no FCOS with it (radius 1.5, the default)."""
+    plain, told = (
+        resolve("gfl/atss_none", "shapes", [f"assign={{kind: ranges{more}}}"]) for more in ("", ", radius: null")
+    )
+    assert (plain.assign.options["radius"], told.assign.options["radius"]) == (1.5, None)
+    assert plain.hash != told.hash
+
+
+def test_the_last_override_of_a_key_counts_and_alone_is_recorded():
+    twice = resolve("grad_r50", overrides=["schedule.batch=2", "schedule.clip=1", "schedule.batch=4"])
+    once = resolve("grad_r50", overrides=["schedule.clip=1", "schedule.batch=4"])
+    assert twice == once and twice.hash == once.hash and twice.overrides == ["schedule.batch=4", "schedule.clip=1"]
+
+
 def test_hash_sees_training_and_nothing_else():
     base = resolve("iou_aware/grad_r50")
     assert (
