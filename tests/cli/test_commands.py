@@ -193,16 +193,21 @@ def test_a_training_in_another_precision_is_the_same_training(capsys, tmp_path, 
 
 
 def test_a_recipe_that_has_changed_since_the_training_is_not_evaluated_for_it(capsys, tmp_path, data):
-    mine = tmp_path / "mine.yaml"
+    mine, results = tmp_path / "mine.yaml", tmp_path / "results"
     mine.write_text("extends: iou_aware/grad_r50\n")
-    common = [mine, "-p", "shapes", "--data", data, "--results", tmp_path / "results", "--device", "cpu", *SETTINGS]
-    assert run(capsys, "train", *common)[0] == 0
+    recipe = resolve(str(mine), "shapes")
+    made = RunFolder(run_path(results, recipe, 0))
+    made.write_card(run_card(recipe, 0))
+    made.last.touch()
+    command = ["eval", mine, "-p", "shapes", "--data", data, "--results", results, "--device", "cpu"]
     mine.write_text("extends: iou_aware/grad_r50\nloss: {quality: {weight: 7.0}}\n")
-    code, _, err = run(capsys, "eval", *common)
+    code, _, err = run(capsys, *command)
     assert code == 2 and err.count("\n") == 1 and "was trained with other values of custom/mine" in err
-    assert list(tmp_path.rglob("metrics.json")) == []
     mine.write_text("extends: iou_aware/grad_r50\nscore: {kind: product}\n")  # another ranking is the same training
-    assert run(capsys, "eval", *common)[0] == 0
+    made.last.unlink()
+    code, _, err = run(capsys, *command)
+    assert code == 2 and "last.pt: no such file" in err  # it goes on to the weights
+    assert list(tmp_path.rglob("metrics.json")) == []
 
 
 def test_printed_values_of_test_dev_are_said_to_be(capsys, tmp_path):

@@ -51,7 +51,8 @@ def assert_same(path: Path, made: Path, hashes: dict[str, str]) -> None:
         texts = then[name][~number].replace(WORDS)
         for old_hash, new_hash in hashes.items():
             texts = texts.str.replace(old_hash, new_hash)
-        assert now[name][~number].tolist() == texts.tolist(), f"{path.name}: {name}"
+        lists = [frame.str.split(" ").map(sorted) if name == "runs" else frame for frame in (now[name][~number], texts)]
+        assert lists[0].tolist() == lists[1].tolist(), f"{path.name}: {name}"  # runs are in the order of their hashes
 
 
 @pytest.mark.parametrize(
